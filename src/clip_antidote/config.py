@@ -1,0 +1,54 @@
+"""Base of all configurations: strict pydantic models, read from YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clip_antidote.errors import UsageError
+
+
+class Config(BaseModel):
+    """A set of named settings; unknown names and values out of range are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def build(cls, values: dict[str, Any]) -> Self:
+        """Makes a configuration, with one sentence for the user where a value is wrong.
+
+        Raises:
+            UsageError: An unknown name or a value out of range.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{cls.__name__}: setting '{where}': {first['msg']}") from error
+
+    def to_yaml(self) -> str:
+        """Returns the settings as YAML, in their order of definition."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping.
+
+    Raises:
+        UsageError: The file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold a mapping of settings, not a {type(values).__name__}")
+    return values

@@ -1,0 +1,61 @@
+"""The photographs that ship with the package: ten classes of clothes (CC0)."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.data.sources import TarSource
+from clip_antidote.errors import DataError
+
+ASSETS = Path(__file__).parent.parent / "assets"
+PREFIX = "embedded:"
+SETS = ("clothing",)
+
+
+def is_embedded(path: str) -> bool:
+    """Whether a data path names embedded photographs."""
+    return path.startswith(PREFIX)
+
+
+@cache
+def _members(archive: Path) -> tuple[str, ...]:
+    with tarfile.open(archive, "r:") as file:
+        return tuple(sorted(name for name in file.getnames() if name.endswith(".jpg")))
+
+
+def embedded_images(path: str, split: str) -> LabelledImages:
+    """Returns one split of an embedded set; see `load_images`.
+
+    Args:
+        path: `embedded:NAME`.
+        split: train, validation or test.
+
+    Raises:
+        DataError: There is no such set or split.
+    """
+    name = path.removeprefix(PREFIX)
+    if name not in SETS:
+        raise DataError(f"there are no embedded photographs '{name}'; known are {', '.join(SETS)}")
+    archive = ASSETS / name / f"{name}.tar"
+    members = [member for member in _members(archive) if member.split("/")[0] == split]
+    if not members:
+        raise DataError(f"the embedded {name} photographs have no {split} split")
+    classes = sorted({member.split("/")[1] for member in members})
+    labels = torch.tensor([classes.index(member.split("/")[1]) for member in members])
+    return LabelledImages(TarSource(archive, members), labels, tuple(c.replace("_", " ") for c in classes))
+
+
+def export_embedded(name: str, folder: Path) -> Iterable[Path]:
+    """Unpacks an embedded set as split/class/image files below `folder`, yielding each path."""
+    archive = ASSETS / name / f"{name}.tar"
+    with tarfile.open(archive, "r:") as file:
+        for member in file:
+            if member.isfile():
+                file.extract(member, folder, filter="data")
+                yield folder / member.name

@@ -1,0 +1,88 @@
+"""Image–caption pairs in memory, and the batches a training step sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A generator that depends on seed and step alone, so that a resumed run repeats itself."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % (2**63))
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """What one contrastive step needs.
+
+    Attributes:
+        images: Float [B, 3, S, S] in [0, 1].
+        token_ids: int64 [T, L].
+        match: Bool [B, T], whether text t describes image b.
+    """
+
+    images: torch.Tensor
+    token_ids: torch.Tensor
+    match: torch.Tensor
+
+
+@dataclass
+class CaptionedImages:
+    """Images, each with one or more captions, all in memory.
+
+    Attributes:
+        images: uint8 [N, 3, S, S].
+        token_ids: int [K, L], all captions.
+        first: int64 [N], the first caption of each image in `token_ids`.
+        count: int64 [N], how many captions follow it.
+        groups: int64 [N]; images of one group share the meaning of their captions (one class),
+            so any caption of the group is a true one.
+        bank: (first, count, group) of captions that every batch receives besides its own, as
+            negatives or positives; empty for plain contrastive training.
+    """
+
+    images: torch.Tensor
+    token_ids: torch.Tensor
+    first: torch.Tensor
+    count: torch.Tensor
+    groups: torch.Tensor
+    bank: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+    _order: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def indices(self, step: int, batch_size: int, seed: int) -> torch.Tensor:
+        """Which images step `step` takes: passes over shuffled data without remainder."""
+        out = []
+        position = step * batch_size
+        while batch_size > 0:
+            epoch, offset = divmod(position, len(self))
+            if epoch not in self._order:
+                self._order = {epoch: torch.randperm(len(self), generator=step_generator(seed, -1 - epoch))}
+            part = self._order[epoch][offset : offset + batch_size]
+            out.append(part)
+            position += len(part)
+            batch_size -= len(part)
+        return torch.cat(out)
+
+    def batch(self, step: int, *, batch_size: int, seed: int, augment: Augment) -> PairBatch:
+        """Makes the batch of one step: augmented images, one random caption per image."""
+        generator = step_generator(seed, step)
+        chosen = self.indices(step, batch_size, seed)
+        images = augment(self.images[chosen].float() / 255, generator)
+        first, count, groups = self.first[chosen], self.count[chosen], self.groups[chosen]
+        text_groups = groups
+        if self.bank is not None:
+            first = torch.cat([first, self.bank[0]])
+            count = torch.cat([count, self.bank[1]])
+            text_groups = torch.cat([groups, self.bank[2]])
+        pick = first + (torch.rand(len(first), generator=generator) * count).long().clamp(max=count - 1)
+        pick, inverse = pick.unique(return_inverse=True)
+        unique_groups = torch.empty(len(pick), dtype=torch.long)
+        unique_groups[inverse] = text_groups
+        return PairBatch(images, self.token_ids[pick].long(), groups[:, None] == unique_groups[None, :])

@@ -1,0 +1,110 @@
+"""Where images come from: files, a tar archive, or a tensor; all are read as RGB."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torchvision.transforms.v2 import functional as vision
+
+from clip_antidote.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+
+
+class ImageSource(Protocol):
+    """A sequence of images, decoded one at a time."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Image.Image:
+        """Returns image `index` as RGB; raises `DataError` where it cannot be decoded."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Returns a stable name of image `index` for messages and reports."""
+        ...
+
+
+def decode_image(data: bytes | Path, name: str) -> Image.Image:
+    """Decodes one image file to RGB.
+
+    Args:
+        data: The file's bytes, or its path.
+        name: What to call it in an error message.
+
+    Raises:
+        DataError: The file is missing or is not a readable image.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"cannot read image {name}: {type(error).__name__}; remove it or replace it by a valid image file"
+        ) from error
+
+
+class FileSource:
+    """Image files on disk."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Image.Image:
+        return decode_image(self.paths[index], str(self.paths[index]))
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+class TarSource:
+    """Members of one uncompressed tar archive (a webdataset shard is one)."""
+
+    def __init__(self, path: Path, members: Sequence[str]) -> None:
+        self.path = path
+        self.members = list(members)
+        wanted = set(self.members)
+        with tarfile.open(path, "r:") as archive:
+            found = {m.name: (m.offset_data, m.size) for m in archive if m.name in wanted}
+        self._spans = [found[name] for name in self.members]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def read(self, index: int) -> Image.Image:
+        offset, size = self._spans[index]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return decode_image(file.read(size), self.name(index))
+
+    def name(self, index: int) -> str:
+        return self.members[index]
+
+
+class TensorSource:
+    """Images already in memory, uint8 N×3×H×W."""
+
+    def __init__(self, images: torch.Tensor, names: Sequence[str] | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise DataError(f"images must be uint8 N×3×H×W, got {images.dtype} {tuple(images.shape)}")
+        self.images = images
+        self._names = list(names) if names is not None else None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> Image.Image:
+        image: Image.Image = vision.to_pil_image(self.images[index])
+        return image
+
+    def name(self, index: int) -> str:
+        return self._names[index] if self._names is not None else f"image {index}"

@@ -1,0 +1,127 @@
+"""The interface that every vision-language model has in this package."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as vision
+
+
+class DualEncoder(nn.Module, ABC):
+    """An image encoder and a text encoder with a common feature space.
+
+    Images are float [N, 3, H, W] in [0, 1]; the model's own normalization happens inside.
+    All features are unit vectors [N, D].
+
+    Attributes:
+        spec: The model spec it was loaded from, for records.
+        image_size: Side in pixels that `encode_images` takes.
+        resize_mode: How `fit_images` gets there: "shortest" (and center crop) or "squash".
+        context_length: Number of tokens of the text encoder.
+        causal: Whether the text encoder is causal and pools at the end-of-text token, so that
+            tokens after it may be cut off without changing anything.
+        sha256: Hash of the checkpoint file, empty where there is none.
+    """
+
+    spec: str = ""
+    image_size: int
+    resize_mode: str = "shortest"
+    context_length: int
+    causal: bool
+    sha256: str = ""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("image_mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.image_mean: torch.Tensor
+        self.image_std: torch.Tensor
+
+    @abstractmethod
+    def _image_features(self, normalized: torch.Tensor) -> torch.Tensor:
+        """Maps normalized images [N, 3, S, S] to features [N, D] of any length."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Returns token ids [N, context_length]."""
+
+    @abstractmethod
+    def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Returns token embeddings [..., Dt] without positions."""
+
+    @abstractmethod
+    def end_positions(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Returns the position [N] whose output is the text feature."""
+
+    @abstractmethod
+    def _text_features(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """Maps token embeddings [N, L, Dt] to features [N, D] of any length."""
+
+    @property
+    @abstractmethod
+    def log_logit_scale(self) -> torch.Tensor:
+        """The logarithm of the logit scale, a parameter."""
+
+    @property
+    def logit_bias(self) -> torch.Tensor | None:
+        """The logit bias of sigmoid models, None elsewhere."""
+        return None
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """The logit scale s, a scalar."""
+        return self.log_logit_scale.exp().squeeze()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.image_mean.device
+
+    @property
+    def token_width(self) -> int:
+        """Width Dt of the token embeddings."""
+        return self.embed_tokens(torch.zeros(1, dtype=torch.long, device=self.device)).shape[-1]
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Encodes images [N, 3, S, S] in [0, 1] to unit features [N, D]."""
+        normalized = (images - self.image_mean) / self.image_std
+        return F.normalize(self._image_features(normalized).float(), dim=-1)
+
+    def encode_token_embeddings(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """Encodes token embeddings to unit features.
+
+        Args:
+            embeddings: [N, L, Dt] with L at most `context_length`; fewer only where `causal`.
+            end: int64 [N], as `end_positions` gives it for the token ids.
+
+        Returns:
+            Unit features [N, D].
+        """
+        return F.normalize(self._text_features(embeddings, end).float(), dim=-1)
+
+    def encode_token_ids(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Encodes token ids [N, context_length] to unit features [N, D]."""
+        end = self.end_positions(token_ids)
+        if self.causal:
+            token_ids = token_ids[:, : int(end.max()) + 1]
+        return self.encode_token_embeddings(self.embed_tokens(token_ids), end)
+
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 512) -> torch.Tensor:
+        """Encodes strings to unit features [N, D], in batches."""
+        token_ids = self.tokenize(texts).to(self.device)
+        return torch.cat([self.encode_token_ids(part) for part in token_ids.split(batch_size)])
+
+    def fit_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Resizes and crops float images [N, 3, H, W] to the model's input size, in [0, 1]."""
+        size = self.image_size
+        if images.shape[-2:] == (size, size):
+            return images
+        target = [size] if self.resize_mode == "shortest" else [size, size]
+        resized = vision.resize(images, target, interpolation=InterpolationMode.BICUBIC, antialias=True)
+        fitted: torch.Tensor = vision.center_crop(resized, [size, size]).clamp(0, 1)
+        return fitted

@@ -1,0 +1,59 @@
+"""Prompt templates and the zero-shot classifier built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
+
+from clip_antidote.errors import DataError
+from clip_antidote.models.dual_encoder import DualEncoder
+
+IMAGENET_TEMPLATES: tuple[str, ...] = tuple(make("{}") for make in OPENAI_IMAGENET_TEMPLATES)
+"""The 80 templates of the CLIP paper's ImageNet evaluation, with {} for the class name."""
+
+
+def fill_template(template: str, name: str) -> str:
+    """Puts a class name into a template; only {} is replaced, nothing is evaluated."""
+    return template.replace("{}", name)
+
+
+def load_templates(path: Path) -> tuple[str, ...]:
+    """Reads templates from a text file, one per line, each with {} for the class name.
+
+    Raises:
+        DataError: The file cannot be read, is empty, or a line has no {}.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the templates file {path}: {error}") from error
+    templates = tuple(line for line in lines if line)
+    if not templates:
+        raise DataError(
+            f"the templates file {path} is empty; write one template per line, like 'a photo of a {{}}.'"
+        )
+    for template in templates:
+        if "{}" not in template:
+            raise DataError(f"template '{template}' in {path} has no {{}} for the class name")
+    return templates
+
+
+@torch.no_grad()
+def zero_shot_weights(
+    model: DualEncoder, classes: Sequence[str], templates: Sequence[str] = IMAGENET_TEMPLATES
+) -> torch.Tensor:
+    """Builds the hand-written zero-shot classifier.
+
+    Every class weight is the normalized mean of its templates' unit features, as in open_clip's
+    `build_zero_shot_classifier`.
+
+    Returns:
+        Unit class weights [C, D].
+    """
+    texts = [fill_template(template, name) for name in classes for template in templates]
+    features = model.encode_texts(texts).view(len(classes), len(templates), -1)
+    return F.normalize(features.mean(dim=1), dim=-1)

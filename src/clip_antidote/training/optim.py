@@ -1,0 +1,24 @@
+"""Optimizer groups and the learning-rate schedule."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def build_adamw(module: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with CLIP's parameter groups: no decay for biases, norms and the logit scale."""
+    decayed, plain = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (plain if parameter.ndim < 2 or "logit_scale" in name else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+
+
+def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
+    """Factor on the learning rate at `step` (from 0): linear warm-up, then cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
