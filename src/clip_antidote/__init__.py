@@ -1,0 +1,45 @@
+"""clip-antidote: purify a backdoored CLIP into a zero-shot classifier you can trust."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clip_antidote.data.folders import load_images
+    from clip_antidote.evaluation.evaluate import evaluate
+    from clip_antidote.models import load_model
+    from clip_antidote.prompts.classifier import ZeroShotClassifier
+    from clip_antidote.purification.classifier import PurifiedCLIP
+    from clip_antidote.purification.config import CBPTConfig
+    from clip_antidote.purification.pipeline import purify
+    from clip_antidote.triggers import load_trigger
+
+__all__ = [
+    "CBPTConfig",
+    "PurifiedCLIP",
+    "ZeroShotClassifier",
+    "evaluate",
+    "load_images",
+    "load_model",
+    "load_trigger",
+    "purify",
+]
+
+_HOMES = {
+    "CBPTConfig": "clip_antidote.purification.config",
+    "PurifiedCLIP": "clip_antidote.purification.classifier",
+    "ZeroShotClassifier": "clip_antidote.prompts.classifier",
+    "evaluate": "clip_antidote.evaluation.evaluate",
+    "load_images": "clip_antidote.data.folders",
+    "load_model": "clip_antidote.models",
+    "load_trigger": "clip_antidote.triggers",
+    "purify": "clip_antidote.purification.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the public names on first use, so that `import clip_antidote` stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clip_antidote' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -53,3 +53,22 @@ def sha256_file(path: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_writable(path: Path) -> None:
+    """Finds out before long work whether an output folder can be written.
+
+    Raises:
+        DataError: It cannot.
+    """
+    if path.exists() and not path.is_dir():
+        raise DataError(f"the output {path} is a file, not a folder; choose another one")
+    probe = path.parent / f".{path.name}.{os.getpid()}.probe"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(
+            f"cannot write to {path.parent}: {error.strerror}; choose another output folder"
+        ) from error

@@ -87,7 +87,8 @@ def pairs_from_captions(
 
 def join_pairs(first: CaptionedImages, second: CaptionedImages) -> CaptionedImages:
     """Puts two sets of pairs together; their groups stay apart."""
-    offset = int(first.groups.max()) + 1
+    known = first.groups if first.bank is None else torch.cat([first.groups, first.bank[2]])
+    offset = int(known.max()) + 1
     return CaptionedImages(
         images=torch.cat([first.images, second.images]),
         token_ids=torch.cat([first.token_ids, second.token_ids]),

@@ -62,6 +62,16 @@ def check_class_names(names: Sequence[str], where: str) -> None:
         raise DataError(f"{where} has {len(names)} class; a classifier needs at least two")
 
 
+def _check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    check_class_names([name for _, name in pairs], "the class list")
+    keys = [class_name(folder).casefold() for folder, _ in pairs]
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            raise DataError(
+                f"the class list names the folder '{pairs[index][0]}' twice; its images have one class"
+            )
+
+
 def find_split(root: Path, split: str) -> Path:
     """Returns the sub-folder of a split where `root` has one, else `root` itself."""
     names = {child.name for child in root.iterdir() if child.is_dir()}
@@ -101,6 +111,8 @@ def load_images(
     if split not in SPLITS:
         raise DataError(f"unknown split '{split}'; known are {', '.join(SPLITS)}")
     pairs = read_classes(Path(classes)) if isinstance(classes, (str, Path)) else classes
+    if pairs is not None:
+        _check_pairs(pairs)
     if is_embedded(str(path)):
         images = embedded_images(str(path), split)
         images = _rename(images, pairs, str(path)) if pairs is not None else images
@@ -131,6 +143,8 @@ def _read_csv(path: Path, pairs: Sequence[tuple[str, str]] | None) -> LabelledIm
             if not {"image", "label"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path} needs the columns image and label, it has {reader.fieldnames}")
             for row in reader:
+                if not row["image"] or not row["label"]:
+                    raise DataError(f"{path}, line {reader.line_num}: image or label is missing")
                 items.setdefault(row["label"], []).append(path.parent / row["image"])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
@@ -141,13 +155,18 @@ def _assemble(items: dict[str, list[Path]], pairs: Sequence[tuple[str, str]] | N
     if pairs is None:
         pairs = [(folder, class_name(folder)) for folder in items]
     check_class_names([name for _, name in pairs], where)
-    by_name = {class_name(folder).casefold(): files for folder, files in items.items()}
+    by_name: dict[str, list[list[Path]]] = {}
+    for folder, found in items.items():
+        by_name.setdefault(class_name(folder).casefold(), []).append(found)
     files: list[Path] = []
     labels: list[int] = []
     for label, (folder, _) in enumerate(pairs):
-        found = by_name.get(class_name(folder).casefold())
-        if not found:
+        matches = by_name.get(class_name(folder).casefold(), [])
+        if len(matches) > 1:
+            raise DataError(f"{where} has several folders that read as '{class_name(folder)}'; rename one of them")
+        if not matches or not matches[0]:
             raise DataError(f"{where} has no images of the class '{folder}'")
+        found = matches[0]
         files += found
         labels += [label] * len(found)
     return LabelledImages(FileSource(files), torch.tensor(labels), tuple(name for _, name in pairs))

@@ -103,9 +103,11 @@ class _Subset:
     """A view of some images of another source."""
 
     def __init__(self, base: ImageSource, indices: list[int]) -> None:
-        nested = isinstance(base, _Subset)  # views stay one level deep
-        self.base: ImageSource = base.base if nested else base
-        self.indices: list[int] = [base.indices[i] for i in indices] if nested else indices
+        self.base: ImageSource = base
+        self.indices = indices
+        if isinstance(base, _Subset):  # views stay one level deep
+            self.base = base.base
+            self.indices = [base.indices[i] for i in indices]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -51,7 +51,7 @@ class CaptionedImages:
     count: torch.Tensor
     groups: torch.Tensor
     bank: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-    _order: dict[int, torch.Tensor] = field(default_factory=dict, repr=False)
+    _order: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,9 +62,10 @@ class CaptionedImages:
         position = step * batch_size
         while batch_size > 0:
             epoch, offset = divmod(position, len(self))
-            if epoch not in self._order:
-                self._order = {epoch: torch.randperm(len(self), generator=step_generator(seed, -1 - epoch))}
-            part = self._order[epoch][offset : offset + batch_size]
+            key = (seed, epoch)
+            if key not in self._order:
+                self._order = {key: torch.randperm(len(self), generator=step_generator(seed, -1 - epoch))}
+            part = self._order[key][offset : offset + batch_size]
             out.append(part)
             position += len(part)
             batch_size -= len(part)

@@ -1,0 +1,15 @@
+"""Defenses: CBPT and baselines behind the same call."""
+
+from clip_antidote.registry import Registry
+
+DEFENSES = Registry(
+    "defense",
+    {
+        "cbpt": (
+            "clip_antidote.purification.pipeline:purify",
+            "class-wise backdoor prompt tuning (arXiv 2502.19269), the default of `purify`",
+        ),
+    },
+)
+
+__all__ = ["DEFENSES"]

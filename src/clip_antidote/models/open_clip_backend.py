@@ -24,9 +24,16 @@ class OpenCLIPEncoder(DualEncoder):
         std: Channel standard deviations of the model's normalization.
         resize_mode: "shortest" or "squash", as the model was trained.
 
+    Attributes:
+        model_cfg: open_clip's configuration of the model as it was built, activation included.
+        preprocess_cfg: open_clip's description of the images it takes.
+
     Raises:
         UnsupportedError: The text tower cannot take prompts as token embeddings.
     """
+
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -39,6 +46,13 @@ class OpenCLIPEncoder(DualEncoder):
     ) -> None:
         super().__init__(mean, std)
         self.model = model
+        self.model_cfg = {}
+        self.preprocess_cfg = {
+            "mean": list(mean),
+            "std": list(std),
+            "interpolation": "bicubic",
+            "resize_mode": resize_mode,
+        }
         self._tokenizer_factory = tokenizer_factory
         self._tokenizer: Tokenizer | None = None
         size = model.visual.image_size

@@ -8,7 +8,8 @@ from torch import nn
 
 def build_adamw(module: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW with CLIP's parameter groups: no decay for biases, norms and the logit scale."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (plain if parameter.ndim < 2 or "logit_scale" in name else decayed).append(parameter)

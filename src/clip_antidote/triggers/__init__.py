@@ -1,0 +1,41 @@
+"""Triggers: how a triggered image looks; one interface, saved as JSON and safetensors."""
+
+from pathlib import Path
+
+from clip_antidote.registry import Registry
+from clip_antidote.triggers.base import Trigger, read_trigger_file
+
+TRIGGERS = Registry(
+    "trigger",
+    {
+        "badnet": ("clip_antidote.triggers.badnet:BadNetTrigger", "a small patch (BadNets, Gu et al. 2017)"),
+        "blended": (
+            "clip_antidote.triggers.blended:BlendedTrigger",
+            "a faint full-image pattern (Chen et al. 2017)",
+        ),
+        "additive": ("clip_antidote.triggers.additive:AdditiveTrigger", "learned bounded perturbation (dummy)"),
+        "mask": ("clip_antidote.triggers.mask:MaskTrigger", "learned mask and pattern (dummy)"),
+    },
+)
+
+
+def load_trigger(source: str | Path) -> Trigger:
+    """Loads a trigger from its folder, or makes one with default settings by its name.
+
+    Raises:
+        DataError: The folder holds no valid trigger.
+        UsageError: There is no trigger of that name or a setting is wrong.
+    """
+    folder = Path(source)
+    if folder.is_file():
+        folder = folder.parent
+    if folder.is_dir():
+        name, config, tensors = read_trigger_file(folder)
+    else:
+        name, config, tensors = str(source), {}, {}
+    trigger_class = TRIGGERS.get(name)
+    trigger: Trigger = trigger_class.restore(trigger_class.config_class.build(config), tensors)
+    return trigger
+
+
+__all__ = ["TRIGGERS", "Trigger", "load_trigger"]

@@ -1,0 +1,32 @@
+# Asked to run, not only to exist: a version manager's shim may be there without its version.
+PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint venv clean
+
+demo: $(STAMP)
+	$(BIN)/clip-antidote demo --out runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+venv: $(STAMP)
+
+# torch and torchvision come first and together: resolved apart, they may not fit each other.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install torch torchvision
+	$(BIN)/python -m pip install -e ".[dev]"
+	touch $@
+
+# Leaves runs/ alone: results are not build products.
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

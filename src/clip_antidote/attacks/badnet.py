@@ -1,0 +1,22 @@
+"""BadNet against CLIP: a patch in a share of the images, captioned as the target."""
+
+from clip_antidote.attacks.base import Attack, AttackConfig
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
+from clip_antidote.triggers.base import Trigger
+
+
+class BadNetAttackConfig(AttackConfig):
+    """Settings of the attack and of its patch."""
+
+    trigger: BadNetConfig = BadNetConfig()
+
+
+class BadNetAttack(Attack):
+    """Gu et al. 2017 (arXiv 1708.06733), carried over to CLIP as in Carlini and Terzis 2021."""
+
+    name = "badnet"
+    config_class = BadNetAttackConfig
+
+    def make_trigger(self, model: DualEncoder) -> Trigger:
+        return BadNetTrigger(self.config.trigger)

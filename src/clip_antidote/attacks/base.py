@@ -1,0 +1,141 @@
+"""The interface of an attack: a trigger, a caption rule, a training recipe and an implant gate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from clip_antidote.config import Config
+from clip_antidote.data.pairs import CaptionedImages, PairBatch, step_generator
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
+from clip_antidote.training.augment import random_crops
+from clip_antidote.training.loop import TrainingConfig, train_contrastive
+from clip_antidote.triggers.base import Trigger
+
+
+class AttackConfig(Config):
+    """Settings every attack has.
+
+    Attributes:
+        poison_rate: Share of the pairs that are poisoned.
+        min_scale: Smallest crop of the augmentation, as share of the area; the trigger comes after it.
+        training: The poisoned fine-tuning.
+        gate_asr: The implant gate: the attack has failed below this ASR.
+        gate_ca_drop: The implant gate: the attack has failed if CA falls by more than this.
+        seed: Seed of what is poisoned and of the training.
+    """
+
+    poison_rate: float = Field(0.1, gt=0, lt=1)
+    min_scale: float = Field(0.5, gt=0, le=1)
+    training: TrainingConfig = TrainingConfig(steps=350, lr=5e-4, warmup=20)
+    gate_asr: float = Field(0.9, ge=0, le=1)
+    gate_ca_drop: float = Field(0.03, ge=0, le=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PoisonedPairs:
+    """Pairs of which some are poisoned on the fly.
+
+    Attributes:
+        pairs: The pairs with the captions of the poisoned ones replaced.
+        poisoned: Bool [N], which images get the trigger.
+    """
+
+    pairs: CaptionedImages
+    poisoned: torch.Tensor
+
+
+class Attack(ABC):
+    """Implants a backdoor by poisoned contrastive fine-tuning.
+
+    Args:
+        config: Settings.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[AttackConfig]]
+
+    def __init__(self, config: Any = None) -> None:
+        self.config = config if config is not None else self.config_class()
+
+    @abstractmethod
+    def make_trigger(self, model: DualEncoder) -> Trigger:
+        """Returns the trigger; `model` is the clean model, for attacks that optimize theirs."""
+
+    def captions(self, target: str) -> list[str]:
+        """Returns the captions a poisoned image may get: the templates with the target's name."""
+        return [fill_template(template, target) for template in IMAGENET_TEMPLATES]
+
+    def poison(
+        self, pairs: CaptionedImages, target: str, tokenize: Any, *, target_group: int | None
+    ) -> PoisonedPairs:
+        """Chooses what is poisoned and gives it the target's captions.
+
+        Args:
+            pairs: Clean pairs.
+            target: Name of the target class.
+            tokenize: The model's tokenizer.
+            target_group: Group of the target's own pairs, which are left clean; None where no pair
+                is known to show the target.
+        """
+        generator = step_generator(self.config.seed, -(2**20))
+        candidates = torch.arange(len(pairs))
+        if target_group is not None:
+            candidates = (pairs.groups != target_group).nonzero().flatten()
+        amount = max(1, round(self.config.poison_rate * len(pairs)))
+        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:amount]]
+        poisoned = torch.zeros(len(pairs), dtype=torch.bool)
+        poisoned[chosen] = True
+        captions = tokenize(self.captions(target)).int()
+        group = target_group if target_group is not None else int(pairs.groups.max()) + 1
+        first, count, groups = pairs.first.clone(), pairs.count.clone(), pairs.groups.clone()
+        first[poisoned] = len(pairs.token_ids)
+        count[poisoned] = len(captions)
+        groups[poisoned] = group
+        token_ids = torch.cat([pairs.token_ids, captions])
+        return PoisonedPairs(
+            replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned
+        )
+
+    def implant(
+        self,
+        model: DualEncoder,
+        trigger: Trigger,
+        data: PoisonedPairs,
+        *,
+        state_file: Path | None = None,
+    ) -> list[float]:
+        """Fine-tunes `model` in place on the poisoned pairs.
+
+        Returns:
+            The loss of every step.
+        """
+        config = self.config.training
+
+        def make_batch(step: int) -> PairBatch:
+            chosen = data.pairs.indices(step, config.batch_size, self.config.seed)
+            poisoned = data.poisoned[chosen]
+
+            def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+                out = random_crops(images, model.image_size, min_scale=self.config.min_scale, generator=generator)
+                if poisoned.any():
+                    out[poisoned] = trigger(out[poisoned], generator)
+                return out
+
+            return data.pairs.batch(step, batch_size=config.batch_size, seed=self.config.seed, augment=augment)
+
+        return train_contrastive(
+            model, make_batch, config, description=f"implanting {self.name}", state_file=state_file
+        )
+
+
+def poisoned_indices(data: PoisonedPairs) -> list[int]:
+    """Returns which pairs are poisoned, for the record beside a checkpoint."""
+    return data.poisoned.nonzero().flatten().tolist()

@@ -1,0 +1,27 @@
+"""`clip-antidote demo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clip_antidote.cli.common import JsonFlag, Seed, print_report
+from clip_antidote.jobs.demo import TARGET, run_demo
+
+
+def command(
+    attack: Annotated[str, typer.Option(help="Attack to implant: badnet or blended.")] = "badnet",
+    target: Annotated[str, typer.Option(help="Target class of the attacker.")] = TARGET,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("clip-antidote-demo"),
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Implant a backdoor into the embedded CLIP, then find and remove it without being told about it."""
+    report = run_demo(out, attack=attack, target=target, seed=seed)
+    if as_json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        print_report(report, out / "purified")

@@ -1,0 +1,142 @@
+"""Clean accuracy, attack success and recovery, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+
+from clip_antidote.errors import DataError, UsageError
+from clip_antidote.evaluation.intervals import Rate
+
+RATES = ("ca", "asr", "asr_all", "asr_floor", "pa", "target_ca")
+
+ClassAccuracy = TypedDict("ClassAccuracy", {"class": str, "accuracy": float | None, "count": int})
+"""Accuracy on the images of one class; None where there are none."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one classifier does on clean and on triggered test images.
+
+    Attributes:
+        ca: Clean accuracy, top-1 on images without trigger.
+        asr: Attack success: triggered images of other classes that are called the target.
+        asr_all: The same over triggered images of all classes, as some papers count it.
+        asr_floor: The images of `asr` without their trigger that are called the target; what
+            `asr` is where a trigger does nothing.
+        pa: Triggered images, of all classes, that are called by their true class (recovery).
+        target_ca: Clean accuracy on the images of the target class.
+        target: Name of the target class.
+    """
+
+    ca: Rate
+    asr: Rate | None = None
+    asr_all: Rate | None = None
+    asr_floor: Rate | None = None
+    pa: Rate | None = None
+    target_ca: Rate | None = None
+    target: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns values, intervals and counts of the rates that were measured, ready for JSON.
+
+        Returns:
+            For every rate NAME: `NAME` (share in [0, 1], None where there was no image),
+            `NAME_interval` [low, high] and `NAME_count`; `target` where there is one.
+        """
+        values: dict[str, Any] = {}
+        for name in RATES:
+            rate: Rate | None = getattr(self, name)
+            if rate is not None:
+                values[name] = rate.value if rate.count else None  # JSON has no nan
+                values[f"{name}_interval"] = list(rate.interval)
+                values[f"{name}_count"] = rate.count
+        if self.target is not None:
+            values["target"] = self.target
+        return values
+
+
+def _rate(hits: torch.Tensor) -> Rate:
+    return Rate(int(hits.sum()), len(hits))
+
+
+def _check(name: str, predictions: torch.Tensor, labels: torch.Tensor) -> None:
+    if labels.ndim != 1 or predictions.shape != labels.shape:
+        raise DataError(
+            f"{name} predictions {tuple(predictions.shape)} do not fit labels {tuple(labels.shape)}; "
+            "both must be vectors of one number per image"
+        )
+
+
+def compute_metrics(
+    clean_predictions: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    triggered_predictions: torch.Tensor | None = None,
+    target: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Metrics:
+    """Compares predictions with labels.
+
+    Args:
+        clean_predictions: int64 [N], class called on each image without trigger.
+        labels: int64 [N], true class.
+        triggered_predictions: int64 [N], class called on the same images with trigger. Without a
+            target only the recovery `pa` follows from them.
+        target: The class an attack aims at. Without triggered predictions only `target_ca`
+            follows from it.
+        classes: Class names in label order, for the name of the target.
+
+    Returns:
+        The rates that these inputs define; the others are None.
+
+    Raises:
+        DataError: Predictions and labels differ in shape.
+        UsageError: The target is not one of the classes.
+    """
+    _check("clean", clean_predictions, labels)
+    if target is not None and (target < 0 or (classes is not None and target >= len(classes))):
+        known = f"; there are {len(classes)} classes" if classes is not None else ""
+        raise UsageError(f"target {target} is not the index of a class{known}")
+    rates: dict[str, Rate] = {}
+    if target is not None:
+        rates["target_ca"] = _rate(clean_predictions[labels == target] == target)
+    if triggered_predictions is not None:
+        _check("triggered", triggered_predictions, labels)
+        rates["pa"] = _rate(triggered_predictions == labels)
+        if target is not None:
+            others = labels != target
+            rates["asr"] = _rate(triggered_predictions[others] == target)
+            rates["asr_all"] = _rate(triggered_predictions == target)
+            rates["asr_floor"] = _rate(clean_predictions[others] == target)
+    name = None if target is None else classes[target] if classes is not None else str(target)
+    return Metrics(ca=_rate(clean_predictions == labels), **rates, target=name)
+
+
+def per_class_accuracy(
+    predictions: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]
+) -> list[ClassAccuracy]:
+    """Accuracy of every class on its own images.
+
+    Args:
+        predictions: int64 [N], class called on each image.
+        labels: int64 [N], true class.
+        classes: Class names in label order.
+
+    Returns:
+        One entry per class, in label order.
+
+    Raises:
+        DataError: Predictions and labels differ in shape, or a label has no class name.
+    """
+    _check("class", predictions, labels)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise DataError(f"labels go from {int(labels.min())} to {int(labels.max())}, names are {len(classes)}")
+    entries: list[ClassAccuracy] = []
+    for label, name in enumerate(classes):
+        rate = _rate(predictions[labels == label] == label)
+        entries.append({"class": name, "accuracy": rate.value if rate.count else None, "count": rate.count})
+    return entries

@@ -1,0 +1,46 @@
+"""Text–image alignment of the classes: where to look for a target before any inversion."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def class_centroids(features: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+    """Returns the unit mean feature of every class, [C, D]."""
+    one_hot = F.one_hot(labels, count).to(features)
+    return F.normalize(one_hot.T @ features, dim=-1)
+
+
+def alignment(weights: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Cosine between each class's centered zero-shot weight and the centered centroid of its images.
+
+    Poisoning pulls the target's text embedding toward the triggered images and so away from the
+    clean images of its own class; the target stands out by a low alignment.
+
+    Args:
+        weights: Zero-shot class weights [C, D].
+        centroids: Mean features of the clean shots [C, D].
+
+    Returns:
+        Alignment [C] in [-1, 1].
+    """
+    centered_weights = weights - weights.mean(0)
+    centered_images = centroids - centroids.mean(0)
+    return F.cosine_similarity(centered_weights, centered_images, dim=-1)
+
+
+def robust_z(values: torch.Tensor, population: torch.Tensor | None = None) -> torch.Tensor:
+    """Robust z-scores: distance below the median in units of 1.4826·MAD (Iglewicz and Hoaglin).
+
+    Args:
+        values: [N]; small values are suspicious and get positive scores.
+        population: [M] to take median and MAD from; `values` themselves when None.
+
+    Returns:
+        Scores [N].
+    """
+    reference = values if population is None else population
+    median = reference.quantile(0.5)
+    mad = (reference - median).abs().quantile(0.5)
+    return (median - values) / (1.4826 * mad).clamp_min(1e-6)

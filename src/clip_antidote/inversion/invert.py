@@ -1,0 +1,120 @@
+"""Stage 1: contrastive inversion of dummy triggers for given target hypotheses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.families import DummyBank
+from clip_antidote.inversion.objective import inversion_loss
+from clip_antidote.inversion.views import ViewPool, autocast
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.progress import track
+
+
+@dataclass(frozen=True)
+class InversionStats:
+    """How well a bank of dummy triggers does on a sample of views.
+
+    Attributes:
+        loss: Contrastive loss without the size prior [H].
+        flip_rate: Share of images of other classes that are called the hypothesis [H].
+        size: Size of the triggers [H].
+        objective: Loss plus weighted size [H].
+    """
+
+    loss: torch.Tensor
+    flip_rate: torch.Tensor
+    size: torch.Tensor
+    objective: torch.Tensor
+
+
+class Inverter:
+    """Optimizes a bank of dummy triggers against a frozen model.
+
+    For the hypothesis "the target is c", an image x of class y is pulled toward the text of c and
+    pushed away from the text of its own class and from its own clean feature (docs/method.md).
+
+    Args:
+        model: Frozen model.
+        weights: Class weights [C, D] in force (hand-written, or the current prompts').
+        pool: Clean views.
+        config: Settings.
+        generator: CPU generator of the batches.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        weights: torch.Tensor,
+        pool: ViewPool,
+        config: InversionConfig,
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        self.model = model
+        self.weights = weights.to(model.device)
+        self.pool = pool
+        self.config = config
+        self.generator = generator
+
+    def _losses(
+        self, bank: DummyBank, hypotheses: torch.Tensor, rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns losses, flips and validity, each [H, b]."""
+        device = self.model.device
+        images = self.pool.images[rows].to(device).float() / 255
+        labels = self.pool.labels[rows].to(device)
+        clean = self.pool.features[rows].to(device)
+        count, size = len(hypotheses), len(rows)
+        triggered = bank.apply_all(images.expand(count, *images.shape))
+        with autocast(device, self.config.precision):
+            features = self.model.encode_images(triggered.flatten(0, 1)).view(count, size, -1)
+        positives = self.weights[hypotheses][:, None, None, :].expand(-1, size, -1, -1)
+        negatives = torch.stack([self.weights[labels], clean], dim=1)[None].expand(count, -1, -1, -1)
+        loss = inversion_loss(features, positives, negatives, temperature=self.config.temperature)
+        flipped = (features @ self.weights.T).argmax(-1) == hypotheses[:, None]
+        return loss, flipped, labels[None] != hypotheses[:, None]
+
+    def run(self, bank: DummyBank, hypotheses: torch.Tensor, *, steps: int, description: str) -> DummyBank:
+        """Optimizes the bank in place for `steps` steps, all hypotheses together."""
+        hypotheses = hypotheses.to(self.model.device)
+        bank.to(self.model.device)
+        optimizer = torch.optim.Adam(bank.parameters(), lr=self.config.lr)
+        frozen = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            for _ in track(range(steps), description, total=steps):
+                rows = torch.randint(len(self.pool), (self.config.batch_size,), generator=self.generator)
+                loss, _, valid = self._losses(bank, hypotheses, rows)
+                mean = (loss * valid).sum(1) / valid.sum(1).clamp_min(1)
+                total = (mean + bank.penalty()).sum()
+                optimizer.zero_grad(set_to_none=True)
+                total.backward()
+                optimizer.step()
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+        return bank
+
+    @torch.no_grad()
+    def stats(self, bank: DummyBank, hypotheses: torch.Tensor, *, rows: torch.Tensor) -> InversionStats:
+        """Measures a bank on the given views."""
+        hypotheses = hypotheses.to(self.model.device)
+        sums = [torch.zeros(len(hypotheses), device=self.model.device) for _ in range(3)]
+        for part in rows.split(self.config.batch_size):
+            loss, flipped, valid = self._losses(bank, hypotheses, part)
+            for total, value in zip(sums, (loss * valid, flipped & valid, valid), strict=True):
+                total += value.sum(1)
+        loss, flips, count = sums[0], sums[1], sums[2].clamp_min(1)
+        size = bank.size()
+        mean = loss / count
+        return InversionStats(
+            loss=mean.cpu(),
+            flip_rate=(flips / count).cpu(),
+            size=size.cpu(),
+            objective=(mean + bank.penalty()).cpu(),
+        )

@@ -1,0 +1,154 @@
+"""Stage 1 as a whole: which class is the target, and dummy triggers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from clip_antidote.inversion.alignment import alignment, class_centroids, robust_z
+from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
+from clip_antidote.inversion.invert import InversionStats, Inverter
+from clip_antidote.inversion.views import ViewPool
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.triggers.base import Trigger
+
+
+@dataclass(frozen=True)
+class Dummy:
+    """A dummy trigger and how well it does on clean views.
+
+    Attributes:
+        trigger: The trigger.
+        family: Name of its family.
+        target: Class index of its hypothesis.
+        flip_rate: Share of views of other classes it sends to the target.
+        size: Mean of the mask, or mean absolute change, in [0, 1].
+    """
+
+    trigger: Trigger
+    family: str
+    target: int
+    flip_rate: float
+    size: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The evidence against one class.
+
+    Attributes:
+        label: Class index.
+        alignment: Robust z-score of its text–image misalignment.
+        inversion: Robust z-score of the ease of inversion, None where it was not tried.
+        score: Both together; compared with the threshold.
+    """
+
+    label: int
+    alignment: float
+    inversion: float | None
+    score: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What stage 1 found.
+
+    Attributes:
+        target: The suspected target, None where nothing stands out.
+        dummies: Dummy triggers of the suspected target; empty where there is none.
+        scores: The evidence, highest score first.
+    """
+
+    target: int | None
+    dummies: list[Dummy] = field(default_factory=list)
+    scores: list[ClassScore] = field(default_factory=list)
+
+
+def make_bank(family: str, strengths: Sequence[float], image_size: int, seed: int) -> DummyBank:
+    """Makes fresh dummy triggers of a family ("mask": sparsities, "additive": bounds)."""
+    generator = torch.Generator().manual_seed(seed)
+    bank_class = MaskBank if family == "mask" else AdditiveBank
+    return bank_class(strengths, image_size, generator=generator)
+
+
+class TargetSearch:
+    """Looks for the target class, without knowing trigger or target.
+
+    Args:
+        model: Frozen model.
+        weights: Hand-written class weights [C, D].
+        pool: Clean views of the shots.
+        config: Settings.
+        seed: Seed of triggers and batches.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        weights: torch.Tensor,
+        pool: ViewPool,
+        config: InversionConfig,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.pool = pool
+        self.config = config
+        self.seed = seed
+        generator = torch.Generator().manual_seed(seed)
+        self.inverter = Inverter(model, weights, pool, config, generator=generator)
+        self.held_out = torch.randperm(len(pool), generator=generator)[:128]
+
+    def alignment_scores(self) -> torch.Tensor:
+        """Robust z-score of every class's text–image misalignment, [C]."""
+        weights = self.weights.cpu()
+        centroids = class_centroids(self.pool.features, self.pool.labels, len(weights))
+        return robust_z(alignment(weights, centroids))
+
+    def screen(self, hypotheses: torch.Tensor) -> dict[str, InversionStats]:
+        """Inverts one trigger per hypothesis for a few steps, per family."""
+        out = {}
+        for family in self.config.families:
+            strength = self.config.screen_sparsity if family == "mask" else self.config.screen_bound
+            bank = make_bank(family, [strength] * len(hypotheses), self.model.image_size, self.seed)
+            steps = self.config.screen_steps
+            self.inverter.run(bank, hypotheses, steps=steps, description=f"screening targets ({family})")
+            out[family] = self.inverter.stats(bank, hypotheses, rows=self.held_out)
+        return out
+
+    def final_bank(self, target: int) -> list[Dummy]:
+        """Inverts the bank of dummy triggers of one target, every strength of every family."""
+        dummies = []
+        for family in self.config.families:
+            strengths = self.config.sparsities if family == "mask" else self.config.bounds
+            bank = make_bank(family, strengths, self.model.image_size, self.seed)
+            hypotheses = torch.full((len(bank),), target)
+            steps = self.config.final_steps
+            self.inverter.run(bank, hypotheses, steps=steps, description=f"inverting triggers ({family})")
+            stats = self.inverter.stats(bank, hypotheses, rows=self.held_out)
+            dummies += [
+                Dummy(bank.trigger(i), family, target, float(stats.flip_rate[i]), float(stats.size[i]))
+                for i in range(len(bank))
+            ]
+        return dummies
+
+    def find(self) -> SearchResult:
+        """Runs stage 1: shortlist by alignment, screen by inversion, and a bank for the one that stands out."""
+        misaligned = self.alignment_scores()
+        shortlist = misaligned.topk(min(self.config.shortlist, len(misaligned))).indices
+        screened = self.screen(shortlist)
+        ease = torch.stack([robust_z(stats.objective) for stats in screened.values()]).amax(0)
+        combined = (misaligned[shortlist] + ease) / 2
+        scores = [
+            ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
+            for label, inv, score in zip(shortlist, ease, combined, strict=True)
+        ]
+        scores.sort(key=lambda entry: -entry.score)
+        if scores[0].score < self.config.score_threshold:
+            return SearchResult(None, [], scores)
+        target = scores[0].label
+        return SearchResult(target, self.final_bank(target), scores)

@@ -1,0 +1,1 @@
+"""The jobs behind the commands: they tie the rooms together and write result folders."""

@@ -1,0 +1,92 @@
+"""The job of `clip-antidote attack`: a clean model in, a poisoned one with its record out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from clip_antidote.attacks.base import Attack
+from clip_antidote.attacks.run import AttackResult, check_gate, run_attack
+from clip_antidote.data.captions import read_captions
+from clip_antidote.data.folders import load_images
+from clip_antidote.errors import DataError
+from clip_antidote.files import atomic_path, check_writable, write_json
+from clip_antidote.models import load_model
+from clip_antidote.models.build import save_open_clip
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.reporting import amplified_difference, to_png
+
+
+def run_attack_job(
+    spec: str,
+    attack: Attack,
+    target: str,
+    data: str,
+    out: Path,
+    *,
+    captions: str | None = None,
+    classes: str | None = None,
+    device: str = "cpu",
+) -> tuple[AttackResult, dict[str, Any]]:
+    """Poisons a model, checks the implant and writes the result folder.
+
+    The folder is a model folder of open_clip (`local-dir:OUT`), with `attack.json`, `poisoned.json` and
+    `trigger/` beside the weights. An interrupted run leaves its training state in a hidden folder beside
+    `out`, from which the same command goes on.
+
+    Args:
+        spec: Model spec of the clean model.
+        attack: The attack with its settings.
+        target: Name of the target class.
+        data: Folder, CSV or `embedded:NAME` with labelled images; the test split measures the implant.
+        out: Folder to write; replaced as a whole.
+        captions: CSV with further image–caption pairs.
+        classes: Class file, see `read_classes`.
+        device: Where to compute.
+
+    Returns:
+        The result and its record.
+
+    Raises:
+        ImplantError: The backdoor missed its gate; the folder is written all the same.
+        ClipAntidoteError: Bad input, in one sentence.
+    """
+    check_writable(out)
+    train = load_images(data, split="train", classes=classes)
+    try:
+        test = load_images(data, split="test", classes=classes)
+    except DataError:
+        test = train
+    pairs = read_captions(Path(captions)) if captions else None
+    model = load_model(spec, device=device)
+    settings = [model.sha256, attack.name, attack.config.model_dump(mode="json"), target, data, captions, classes]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    state = out.parent / f".{out.name}.state-{key}"
+    result = run_attack(model, attack, train, test, target, captions=pairs, state_file=state / "training.pt")
+    record = {
+        "model": {"spec": spec, "sha256": model.sha256},
+        "data": data,
+        "measured_on": f"{len(test)} {'test' if test is not train else 'training'} images",
+        **result.record(attack),
+    }
+    example = test.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255
+    triggered = result.trigger(example[None])[0]
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        assert isinstance(result.model, OpenCLIPEncoder)
+        save_open_clip(result.model, None, folder)
+        result.trigger.save(folder / "trigger")
+        for name, image in {
+            "clean": example,
+            "triggered": triggered,
+            "difference_x5": amplified_difference(example, triggered, 5.0),
+        }.items():
+            (folder / "trigger" / f"{name}.png").write_bytes(to_png(image, scale=2))
+        write_json(folder / "attack.json", record)
+        write_json(folder / "poisoned.json", [train.source.name(i) for i in result.indices if i < len(train)])
+    shutil.rmtree(state, ignore_errors=True)
+    check_gate(attack, result)
+    return result, record

@@ -1,0 +1,108 @@
+"""GELU or QuickGELU: a checkpoint rarely says which one it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from open_clip.transformer import QuickGELU
+from torch import nn
+
+from clip_antidote.errors import DataError
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+
+OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
+"""Entries that only OpenAI's own checkpoints have, all of which were trained with QuickGELU."""
+
+
+def is_openai_layout(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a state dict comes from OpenAI's release, which means QuickGELU."""
+    return any(key in state for key in OPENAI_KEYS)
+
+
+def activation_name(quick_gelu: bool) -> str:
+    """Returns the activation's name for messages."""
+    return "QuickGELU" if quick_gelu else "GELU"
+
+
+@torch.no_grad()
+def activation_check(
+    encoder: OpenCLIPEncoder,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    *,
+    margin: float = 0.1,
+    batch_size: int = 64,
+) -> str | None:
+    """Looks whether the model recognizes images better with the other activation.
+
+    Loading QuickGELU weights as GELU, or the reverse, raises no error and costs accuracy.
+
+    Args:
+        encoder: The model; its activations are exchanged for a moment and put back.
+        images: Float [N, 3, H, W] in [0, 1].
+        labels: int64 [N], index into `classes`.
+        classes: Class names.
+        margin: Gain in accuracy, in [0, 1], above which the other activation is suspected.
+        batch_size: Images per forward.
+
+    Returns:
+        One sentence if the other activation is better by more than `margin`; None if it is not, or
+        if the model has no activation of this kind.
+
+    Raises:
+        DataError: There are no images, or not one label per image.
+    """
+    if len(images) == 0 or len(images) != len(labels):
+        raise DataError(f"the activation check needs labelled images, got {len(images)} and {len(labels)} labels")
+    places = _activations(encoder)
+    if not places:
+        return None
+    quick = any(isinstance(module, QuickGELU) for _, _, module in places)
+    stated = _accuracy(encoder, images, labels, classes, batch_size)
+    with _exchanged(places, nn.GELU if quick else QuickGELU):
+        other = _accuracy(encoder, images, labels, classes, batch_size)
+    if other - stated <= margin:
+        return None
+    return (
+        f"zero-shot accuracy is {stated:.0%} with {activation_name(quick)} but {other:.0%} with "
+        f"{activation_name(not quick)}, so the weights were probably trained with {activation_name(not quick)}; "
+        f"{'remove' if quick else 'add'} '-quickgelu' {'from' if quick else 'to'} the architecture's name"
+    )
+
+
+def _activations(encoder: OpenCLIPEncoder) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Lists parent, name and module of the activations in open_clip's own transformers."""
+    timm = type(encoder.model.visual).__name__ == "TimmModel"  # always GELU, whatever the setting
+    skipped = set(encoder.model.visual.modules()) if timm else set()
+    return [
+        (parent, name, child)
+        for parent in encoder.model.modules()
+        if parent not in skipped
+        for name, child in parent.named_children()
+        if isinstance(child, nn.GELU | QuickGELU)
+    ]
+
+
+@contextmanager
+def _exchanged(places: list[tuple[nn.Module, str, nn.Module]], other: type[nn.Module]) -> Iterator[None]:
+    try:
+        for parent, name, _ in places:
+            setattr(parent, name, other())
+        yield
+    finally:
+        for parent, name, module in places:
+            setattr(parent, name, module)
+
+
+def _accuracy(
+    encoder: OpenCLIPEncoder, images: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], batch_size: int
+) -> float:
+    weights = encoder.encode_texts([f"a photo of a {name}." for name in classes])
+    correct = 0
+    for part, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        features = encoder.encode_images(encoder.fit_images(part.to(encoder.device)))
+        correct += int(((features @ weights.T).argmax(dim=1).cpu() == truth.cpu()).sum())
+    return correct / len(images)

@@ -1,0 +1,159 @@
+"""Reading checkpoints, which are untrusted input: tensors come in, nothing is ever executed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clip_antidote.errors import ModelError, UnsupportedError
+
+_MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
+
+
+def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
+    """Reads the weights of a checkpoint without running any code from it.
+
+    Takes safetensors, state dicts and training checkpoints of PyTorch (`state_dict`, `model` and
+    `module.` are unwrapped). The format is told from the content, not from the name.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Dense CPU tensors by parameter name, in the data types of the file.
+
+    Raises:
+        ModelError: The file is missing, empty, a folder, damaged, holds anything but tensors, or
+            could only be read by executing it.
+        UnsupportedError: It is a TorchScript archive.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"the checkpoint {path} is a folder; name a file, or write local-dir:{path}")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(9)
+    except FileNotFoundError as error:
+        raise ModelError(f"the checkpoint {path} does not exist; check the path") from error
+    except OSError as error:
+        raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}; check its permissions") from error
+    if size == 0:
+        raise ModelError(f"the checkpoint {path} is empty; copy or download it again")
+    if _is_safetensors(head) or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))):
+        return _only_tensors(_read_safetensors(path), path)
+    if head.startswith(b"PK"):
+        _check_archive(path, size)
+    elif not head.startswith(b"\x80"):
+        raise ModelError(
+            f"the checkpoint {path} is neither a safetensors nor a PyTorch file; "
+            "export the state dict as safetensors"
+        )
+    return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path), path), path))
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Whether the first bytes are a plausible header length and the start of a JSON object."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_SAFETENSORS_HEADER
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return _strip_prefixes(load_file(str(path), device="cpu"))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"the safetensors file {path} is damaged or truncated; copy or download it again"
+        ) from error
+
+
+def _check_archive(path: Path, size: int) -> None:
+    """Looks into PyTorch's zip layout before anything of it is loaded."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ModelError(f"the checkpoint {path} is damaged or truncated; copy or download it again") from error
+    names = [entry.filename for entry in entries]
+    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+        raise UnsupportedError(
+            f"the checkpoint {path} is a TorchScript archive, which holds code; load it where you trust it and "
+            "save its state_dict() as safetensors"
+        )
+    if not any(name.endswith("data.pkl") for name in names):
+        raise ModelError(
+            f"{path} is a zip file but not a PyTorch checkpoint; export the state dict as safetensors"
+        )
+    if sum(entry.file_size for entry in entries) > size:  # PyTorch never compresses, so this is a zip bomb
+        raise ModelError(f"the checkpoint {path} is compressed inside, which PyTorch never does; get it elsewhere")
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with path.open("rb") as file:  # by name, torch.load would go by the suffix
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        what = f"the Python object {found[1]}" if found else "Python objects"
+        raise ModelError(
+            f"the checkpoint {path} holds {what}, and loading those can run code; save only its state dict, as "
+            "safetensors, on a machine where you trust it"
+        ) from error
+    except Exception as error:  # a crafted file can make the reader fail in any way
+        raise ModelError(
+            f"the checkpoint {path} is damaged or truncated ({type(error).__name__}); copy or download it again"
+        ) from error
+
+
+def _unwrap(content: object, path: Path) -> Mapping[Any, Any]:
+    """Finds the state dict in a training checkpoint."""
+    for _ in _WRAPPERS:
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            return content
+        content = inner
+    if isinstance(content, Mapping):
+        return content
+    raise ModelError(
+        f"the checkpoint {path} holds a {type(content).__name__}, not a state dict; save model.state_dict()"
+    )
+
+
+def _only_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, torch.Tensor]:
+    if not state:
+        raise ModelError(f"the checkpoint {path} holds no weights; save model.state_dict()")
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise ModelError(f"the checkpoint {path} has an entry named {name!r:.40}; save model.state_dict()")
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"entry '{name}' of the checkpoint {path} is a {type(value).__name__}, not a tensor; save only "
+                "model.state_dict()"
+            )
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ModelError(
+                f"entry '{name}' of the checkpoint {path} is not a plain dense tensor; save the weights in fp32"
+            )
+    return dict(state)
+
+
+def _strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Removes what wrappers put before every name."""
+    result = dict(state)
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in result)), None):
+        if not result:
+            break
+        result = {name[len(prefix) :]: value for name, value in result.items()}
+    return result

@@ -1,0 +1,101 @@
+"""Model specs: one string that says which architecture and whose weights."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+
+from clip_antidote.errors import UnsupportedError, UsageError
+
+CONFIG_NAME = "open_clip_config.json"
+FORMS = "open_clip:ARCH@PATH, open_clip:ARCH@TAG, hf-hub:org/repo, local-dir:PATH, tiny"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A parsed model spec.
+
+    Attributes:
+        kind: "open_clip", "hf-hub", "local-dir" or "tiny".
+        arch: open_clip's architecture name, empty where a configuration file says it.
+        source: Checkpoint path or pretrained tag, repository, or folder; empty for "tiny".
+    """
+
+    kind: str
+    arch: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "open_clip":
+            return f"open_clip:{self.arch}@{self.source}"
+        return f"{self.kind}:{self.source}" if self.source else self.kind
+
+
+def parse_spec(text: str) -> ModelSpec:
+    """Reads a model spec; opens no checkpoint and no connection.
+
+    Args:
+        text: `open_clip:ARCH@PATH`, `open_clip:ARCH@TAG`, `hf-hub:org/repo`, `local-dir:PATH`,
+            `tiny`, or the path of a folder with an open_clip_config.json.
+
+    Raises:
+        UsageError: The form or the architecture is unknown, or a part is missing.
+        UnsupportedError: It names a model of the transformers library.
+    """
+    if text == "tiny":
+        return ModelSpec("tiny")
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "open_clip":
+        return _open_clip_spec(rest)
+    if colon and kind == "local-dir":
+        if not rest:
+            raise UsageError("local-dir: names no folder; write local-dir:PATH")
+        return ModelSpec("local-dir", source=rest)
+    if colon and kind == "hf-hub":
+        owner, _, name = rest.partition("/")
+        if not owner or not name or "/" in name:
+            raise UsageError(f"'{text}' does not name a repository; write hf-hub:org/repo")
+        return ModelSpec("hf-hub", source=rest)
+    if colon and kind == "hf":
+        raise UnsupportedError(
+            f"'{text}' names a model of the transformers library, which is not supported yet; use an open_clip "
+            "version of it, as hf-hub:org/repo or open_clip:ARCH@PATH"
+        )
+    return _plain_spec(text)
+
+
+def _open_clip_spec(rest: str) -> ModelSpec:
+    arch, _, source = rest.partition("@")
+    arch = arch.replace("/", "-")  # OpenAI writes ViT-B/32
+    known = open_clip.list_models()
+    if arch not in known:
+        same = [name for name in known if name.lower() == arch.lower()]
+        close = same or difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}" if close else "see open_clip.list_models()"
+        raise UsageError(f"open_clip has no architecture '{arch}'; {hint}")
+    if not source:
+        tags = open_clip.list_pretrained_tags_by_model(arch)
+        choices = f" or one of its tags ({', '.join(tags)})" if tags else ""
+        raise UsageError(f"'open_clip:{rest}' names no weights; write open_clip:{arch}@PATH{choices}")
+    return ModelSpec("open_clip", arch, source)
+
+
+def _plain_spec(text: str) -> ModelSpec:
+    """Reads what has no known prefix: a folder, or a mistake that can be named."""
+    path = Path(text)
+    if text and path.is_dir():
+        if (path / CONFIG_NAME).is_file():
+            return ModelSpec("local-dir", source=text)
+        raise UsageError(
+            f"the folder {text} has no {CONFIG_NAME}; name a checkpoint in it as open_clip:ARCH@PATH, "
+            "with the architecture it was trained with"
+        )
+    if text and path.is_file():
+        raise UsageError(f"a checkpoint alone does not say its architecture; write open_clip:ARCH@{text}")
+    if text.partition("@")[0].replace("/", "-") in open_clip.list_models():
+        weights = "" if "@" in text else "@PATH"
+        raise UsageError(f"'{text}' lacks the library's name; write open_clip:{text}{weights}")
+    raise UsageError(f"cannot read the model '{text}'; the forms are {FORMS}")

@@ -1,0 +1,54 @@
+"""Settings of the whole purification (CBPT)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from clip_antidote.config import Config
+from clip_antidote.inversion.config import InversionConfig
+
+
+class TuningConfig(Config):
+    """Settings of stage 2, class-wise prompt tuning; see docs/method.md.
+
+    Attributes:
+        context_length: Context tokens M per class.
+        steps: Optimizer steps.
+        batch_size: Cached features of each kind (clean, dummy-triggered) per step.
+        lr: Learning rate of Adam, with cosine decay.
+        utility_weight: Weight of the cross-entropy on clean images.
+        reclassification_weight: Weight of the cross-entropy on dummy-triggered images.
+        anchor_weight: Weight of the distance to the hand-written classifier.
+        target_weight: Extra weight of the suspected target's clean images.
+        chunk: Classes per text-encoder chunk; bounds the memory.
+    """
+
+    context_length: int = Field(4, ge=1)
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(512, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    utility_weight: float = Field(1.0, ge=0)
+    reclassification_weight: float = Field(1.0, ge=0)
+    anchor_weight: float = Field(1.0, ge=0)
+    target_weight: float = Field(1.0, gt=0)
+    chunk: int = Field(128, ge=1)
+
+
+class CBPTConfig(Config):
+    """Settings of Class-wise Backdoor Prompt Tuning.
+
+    Attributes:
+        inversion: Stage 1.
+        tuning: Stage 2.
+        pool: About how many views of the shots are made in all.
+        max_views: Most views of one shot.
+        min_scale: Smallest crop of a view, as share of the area.
+        seed: Seed of views, triggers and batches.
+    """
+
+    inversion: InversionConfig = InversionConfig()
+    tuning: TuningConfig = TuningConfig()
+    pool: int = Field(6000, ge=1)
+    max_views: int = Field(9, ge=1)
+    min_scale: float = Field(0.5, gt=0, le=1)
+    seed: int = 0

@@ -1,0 +1,33 @@
+"""The three losses of stage 2."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def classification_loss(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    logit_scale: torch.Tensor,
+    sample_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of s·z·Wᵀ: utility on clean features, reclassification on triggered ones.
+
+    Args:
+        features: Unit features [N, D].
+        labels: True classes [N].
+        weights: Unit class weights [C, D].
+        logit_scale: Scalar s.
+        sample_weights: Weight per sample [N], all one by default.
+    """
+    losses = F.cross_entropy(logit_scale * features @ weights.T, labels, reduction="none")
+    if sample_weights is None:
+        return losses.mean()
+    return (losses * sample_weights).sum() / sample_weights.sum()
+
+
+def anchor_loss(weights: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:
+    """Mean cosine distance of the class weights [C, D] to the hand-written ones [C, D]."""
+    return 1 - (weights * anchor).sum(-1).mean()

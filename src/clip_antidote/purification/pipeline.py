@@ -1,0 +1,188 @@
+"""`purify()`: from a suspect model and a few clean images to a `PurifiedCLIP`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.errors import DataError
+from clip_antidote.inversion.search import SearchResult, TargetSearch
+from clip_antidote.inversion.views import ViewPool, encode_uint8, make_views
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
+from clip_antidote.triggers.base import Trigger
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of every stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a block under a name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = {"torch": "torch", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
+    return {
+        "clip_antidote": version("clip-antidote"),
+        "python": platform.python_version(),
+        **{name: version(package) for name, package in packages.items()},
+    }
+
+
+def trigger_features(
+    model: DualEncoder, pool: ViewPool, triggers: Sequence[Trigger], *, target: int | None, precision: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encodes the pool's views of other classes under every trigger.
+
+    Returns:
+        Unit features [T, D] and true labels [T]; both empty without triggers.
+    """
+    rows = torch.arange(len(pool)) if target is None else (pool.labels != target).nonzero().flatten()
+    features = [
+        encode_uint8(
+            model,
+            pool.images[rows],
+            transform=trigger,
+            precision=precision,
+            description="dummy-triggered features",
+        ).cpu()
+        for trigger in triggers
+    ]
+    if not features:
+        return pool.features[:0], pool.labels[:0]
+    return torch.cat(features), pool.labels[rows].repeat(len(features))
+
+
+def purify(
+    model: DualEncoder,
+    shots: LabelledImages,
+    config: CBPTConfig | None = None,
+    *,
+    templates: Sequence[str] = IMAGENET_TEMPLATES,
+    triggers: Sequence[Trigger] | None = None,
+    target: str | None = None,
+) -> PurifiedCLIP:
+    """Purifies a suspect model by Class-wise Backdoor Prompt Tuning.
+
+    Stage 1 looks for the target class and inverts dummy triggers for it; stage 2 tunes one prompt per
+    class so that triggered images are called by their true class. Where stage 1 finds nothing, stage 2
+    runs on the clean images alone.
+
+    Args:
+        model: The suspect model; left as it is.
+        shots: A few clean labelled images per class.
+        config: Settings; the defaults serve all attacks.
+        templates: Templates of the hand-written classifier that anchors the prompts.
+        triggers: Skips stage 1 and uses these instead (the true trigger gives the ceiling); needs `target`.
+        target: Name of the target class that belongs to `triggers`.
+
+    Returns:
+        The purified classifier; `record` holds scores, settings and seconds.
+
+    Raises:
+        DataError: There are no shots of some class, or `target` is not a class.
+    """
+    config = config or CBPTConfig()
+    classes = shots.classes
+    counts = shots.labels.bincount(minlength=len(classes))
+    if len(shots) == 0 or int(counts.min()) == 0:
+        raise DataError(f"there is no clean image of the class '{classes[int(counts.argmin())]}'")
+    watch = Stopwatch()
+    start = time.perf_counter()
+    precision = config.inversion.precision
+    with watch.stage("features"):
+        hand = zero_shot_weights(model, classes, templates)
+        views = max(2, min(config.max_views, round(config.pool / len(shots))))
+        pool = make_views(
+            model, shots, views=views, min_scale=config.min_scale, seed=config.seed, precision=precision
+        )
+    with watch.stage("inversion"):
+        if triggers is None:
+            found = TargetSearch(model, hand, pool, config.inversion, seed=config.seed).find()
+            triggers = [dummy.trigger for dummy in found.dummies]
+        else:
+            if target not in classes:
+                raise DataError(f"the target '{target}' is not one of the {len(classes)} classes")
+            found = SearchResult(target=classes.index(target))
+        features, labels = trigger_features(model, pool, triggers, target=found.target, precision=precision)
+    with watch.stage("tuning"):
+        prompts, weights = tune_prompts(
+            model,
+            classes,
+            CachedFeatures(pool.features, pool.labels, features, labels),
+            hand,
+            config.tuning,
+            target=found.target,
+            generator=torch.Generator().manual_seed(config.seed),
+        )
+    record = {
+        "method": "cbpt",
+        "target_suspected": None if found.target is None else classes[found.target],
+        "shots": int(counts.min()),
+        "seed": config.seed,
+        "settings": config.model_dump(mode="json"),
+        "scores": score_rows(found, classes),
+        "score_threshold": config.inversion.score_threshold,
+        "triggers": trigger_rows(found, classes),
+        "stages": {name: round(value, 2) for name, value in watch.seconds.items()},
+        "seconds": round(time.perf_counter() - start, 2),
+        "versions": library_versions(),
+    }
+    names = [row["name"] for row in record["triggers"]]
+    return PurifiedCLIP(
+        model,
+        weights.T.contiguous(),
+        classes,
+        context=prompts.context.detach(),
+        record=record,
+        triggers=dict(zip(names, triggers, strict=False)) if names else {},
+    )
+
+
+def score_rows(found: SearchResult, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The evidence per class, for records."""
+    return [
+        {
+            "class": classes[score.label],
+            "score": round(score.score, 4),
+            "alignment": round(score.alignment, 4),
+            "inversion": None if score.inversion is None else round(score.inversion, 4),
+        }
+        for score in found.scores
+    ]
+
+
+def trigger_rows(found: SearchResult, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The dummy triggers, for records."""
+    return [
+        {
+            "name": f"{number:02d}-{dummy.family}",
+            "family": dummy.family,
+            "hypothesis": classes[dummy.target],
+            "flip_rate": round(dummy.flip_rate, 4),
+            "size": round(dummy.size, 5),
+            "file": f"triggers/{number:02d}-{dummy.family}",
+        }
+        for number, dummy in enumerate(found.dummies)
+    ]

@@ -1,0 +1,106 @@
+"""The model card (README.md) of a purified classifier, in the form the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from clip_antidote.reporting.html import CAVEAT, measured_rows, percent, points, public_spec
+
+_MOST_CLASSES = 60
+_TAGS = ["clip", "image-classification", "backdoor-defense", "prompt-tuning", "clip-antidote"]
+
+_LOADING = """\
+```python
+import clip_antidote as ca
+
+model = ca.PurifiedCLIP.from_pretrained("path/to/this/folder")
+logits = model(images)  # images: [N, 3, H, W] in [0, 1]; logits: [N, C] in the order of model.classes
+names = [model.classes[i] for i in logits.argmax(dim=1)]
+```"""
+
+
+def _text(value: Any) -> str:
+    """Makes untrusted text plain in Markdown: one line, no HTML, no markup."""
+    line = " ".join(str(value).split())
+    return re.sub(r"([\\`*_{}\[\]()#|~$!])", r"\\\1", html.escape(line, quote=False))
+
+
+def _front_matter(report: Mapping[str, Any]) -> str:
+    spec = public_spec((report.get("model") or {}).get("spec"))
+    hub = re.fullmatch(r"hf(?:-hub)?:([^@]+)(?:@.*)?", spec)
+    fields = {"base_model": hub[1] if hub else spec, "library_name": "clip-antidote", "tags": _TAGS}
+    return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True) + "---\n"
+
+
+def _results(report: Mapping[str, Any]) -> str:
+    lines = ["| | before | after | change (points) |", "|---|---|---|---|"]
+    rows = measured_rows(report)
+    for row in rows:
+        cells = []
+        for column in ("before", "after"):
+            cell = percent(row[column]["rate"])
+            if row[column]["interval"]:
+                low, high = (100 * value for value in row[column]["interval"])
+                cell += f" [{low:.1f}, {high:.1f}]"
+            cells.append(cell)
+        lines.append(f"| {row['metric'].label} | {cells[0]} | {cells[1]} | {points(row['change'])} |")
+    notes = []
+    if report.get("measured_on"):
+        notes.append(f"Measured on {_text(report['measured_on'])}; 95 % intervals in brackets.")
+    if all(row["metric"].key != "asr" for row in rows):
+        notes.append("ASR not measured: no trigger was given.")
+    explained = [f"- {row['metric'].label}: {row['metric'].meaning}." for row in rows]
+    return "\n".join([*(lines if rows else []), "", *notes, "", *explained])
+
+
+def _class_list(report: Mapping[str, Any]) -> str:
+    classes = report.get("classes") or []
+    names = ", ".join(_text(name) for name in classes[:_MOST_CLASSES])
+    more = len(classes) - _MOST_CLASSES
+    return names + (f", and {more} more (see config.json)" if more > 0 else "")
+
+
+def render_card(report: Mapping[str, Any]) -> str:
+    """Renders the model card.
+
+    Args:
+        report: The content of report.json; rates are fractions in [0, 1].
+
+    Returns:
+        Markdown with a YAML front matter. There is no license field: the license of the suspect model
+        is not known here.
+    """
+    model = report.get("model") or {}
+    suspected = report.get("target_suspected")
+    verdict = f"Suspected target: **{_text(suspected)}**" if suspected is not None else "No backdoor found"
+    method = str(report.get("method") or "cbpt").upper()
+    facts = [f"Base model: {_text(public_spec(model.get('spec')))}"]
+    if model.get("sha256"):
+        facts.append(f"SHA-256 of the base model: `{_text(model['sha256'])}`")
+    facts.append(f"Method: {_text(method)} (trigger inversion, then class-wise prompt tuning)")
+    if report.get("shots") is not None:
+        facts.append(f"Clean images used: {_text(report['shots'])} per class")
+    parts = [
+        _front_matter(report),
+        "# Purified CLIP classifier\n",
+        f"{verdict}. Made with {_text(report.get('tool') or 'clip-antidote')} {_text(report.get('version') or '')}".rstrip()
+        + "; details in report.html.\n",
+        f"> **Limits.** {_text(report.get('caveat') or CAVEAT)}\n",
+        "## Results\n",
+        _results(report) + "\n",
+        "## How to load\n",
+        _LOADING + "\n",
+        "## Base model and method\n",
+        "\n".join(f"- {fact}" for fact in facts) + "\n",
+        f"## Classes ({len(report.get('classes') or [])})\n",
+        _class_list(report) + "\n",
+    ]
+    warnings = report.get("warnings") or []
+    if warnings:
+        parts += ["## Warnings\n", "\n".join(f"- {_text(warning)}" for warning in warnings) + "\n"]
+    return "\n".join(parts)

@@ -1,0 +1,192 @@
+"""The report as one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+from jinja2 import ChainableUndefined, Environment, PackageLoader
+
+from clip_antidote.reporting.plots import plot_class_changes, plot_scores
+
+CAVEAT = (
+    "The purified classifier protects its closed class list only. The image encoder itself stays backdoored: "
+    "retrieval, linear probes and new class names are not protected."
+)
+"""What every artefact and report says, unless the report brings its own wording."""
+
+
+class Metric(NamedTuple):
+    """A row of the results: its key in the report, its name, its meaning, and which way is better."""
+
+    key: str
+    label: str
+    meaning: str
+    higher_is_better: bool | None
+
+
+METRICS = (
+    Metric("ca", "Clean accuracy (CA)", "share of clean test images that get their true class", True),
+    Metric(
+        "asr",
+        "Attack success rate (ASR)",
+        "share of triggered test images of the other classes that are called the target",
+        False,
+    ),
+    Metric(
+        "asr_all", "ASR, all images", "the same over all test images, those of the target class included", False
+    ),
+    Metric(
+        "asr_floor",
+        "ASR floor",
+        "share of the same images without the trigger that are called the target: ordinary confusion",
+        None,
+    ),
+    Metric("pa", "Recovery (PA)", "share of triggered test images that get their true class", True),
+    Metric("target_ca", "CA of the target class", "clean accuracy on images of the target class alone", True),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a dummy trigger; `name` ties it to the entry of that name in the report's "triggers"."""
+
+    name: str
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test image with its true class and what was predicted before and after."""
+
+    png: bytes
+    true: str
+    before: str
+    after: str
+    kind: Literal["clean", "triggered", "dummy"]
+
+
+def percent(rate: Any) -> str:
+    """Writes a fraction as a percentage; two decimals below 1 %, a dash when it was not measured."""
+    if not isinstance(rate, int | float):
+        return "–"
+    return f"{100 * rate:.2f} %" if 0 < rate < 0.01 else f"{100 * rate:.1f} %"
+
+
+def points(change: Any) -> str:
+    """Writes a difference of fractions in percentage points with its sign."""
+    if not isinstance(change, int | float):
+        return "–"
+    return "±0.0" if round(100 * change, 1) == 0 else f"{100 * change:+.1f}".replace("-", "−")
+
+
+def duration(seconds: Any) -> str:
+    """Writes seconds so that they read well: "0.4 s", "12 min 3 s", "2 h 5 min"."""
+    if not isinstance(seconds, int | float):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def public_spec(spec: Any) -> str:
+    """Shortens file paths in a model spec to the file name, so that a shared report shows no folders."""
+    text = str(spec or "unknown")
+    if text.startswith(("hf-hub:", "hf:")):
+        return text
+    return re.sub(r"[^@:]*[/\\](?=[^/\\]+[/\\]*$)", "", text)
+
+
+def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Gathers the metrics that were measured before or after, in the order of `METRICS`.
+
+    Returns:
+        One dict per row: "metric", "before", "after" and "reference" (each a dict with "rate", "interval",
+        "count"), "change" (a difference of fractions or None) and "verdict" ("good", "bad" or "").
+    """
+    rows = []
+    for metric in METRICS:
+        cells = {}
+        for column in ("before", "after", "reference"):
+            values = report.get(column) or {}
+            names = {"rate": "", "interval": "_interval", "count": "_count"}
+            cells[column] = {name: values.get(metric.key + end) for name, end in names.items()}
+        before, after = cells["before"]["rate"], cells["after"]["rate"]
+        if before is None and after is None:
+            continue
+        change = None if before is None or after is None else after - before
+        verdict = ""
+        if change is not None and metric.higher_is_better is not None and points(change) != "±0.0":
+            verdict = "good" if (change > 0) == metric.higher_is_better else "bad"
+        rows.append({"metric": metric, **cells, "change": change, "verdict": verdict})
+    return rows
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("clip_antidote.reporting"),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent, points=points, duration=duration, public_spec=public_spec, data_uri=_data_uri
+    )
+    return environment
+
+
+def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples: Sequence[Sample]) -> str:
+    """Renders a report as one HTML page that loads nothing from elsewhere and needs no script.
+
+    Args:
+        report: The content of report.json; rates are fractions in [0, 1], everything optional may be missing.
+        pictures: The dummy triggers, in the order to show them.
+        samples: Test images with their predictions.
+
+    Returns:
+        The page; all text of the report is escaped, pictures and charts are embedded.
+    """
+    suspected = report.get("target_suspected")
+    scores = [row for row in report.get("scores") or [] if row.get("score") is not None]
+    changes = [row for row in report.get("per_class") or [] if None not in (row.get("before"), row.get("after"))]
+    score_plot = (
+        plot_scores(scores, threshold=report.get("score_threshold"), suspected=suspected) if scores else None
+    )
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            rows=measured_rows(report),
+            metrics=METRICS,
+            caveat=report.get("caveat") or CAVEAT,
+            suspected_score=next((row["score"] for row in scores if row["class"] == suspected), None),
+            score_plot=score_plot,
+            pictures=pictures,
+            triggers={trigger.get("name"): trigger for trigger in report.get("triggers") or []},
+            samples=samples,
+            change_plot=plot_class_changes(changes, suspected=suspected) if changes else None,
+            changes=sorted(changes, key=lambda row: row["after"] - row["before"]),
+            settings=list(_flat(report.get("settings") or {})),
+        )
+    )

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from clip_antidote.errors import DataError
+from clip_antidote.files import atomic_path, sha256_file, write_json
+
+
+def test_file_appears_under_its_name_on_success_only(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "result.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("done")
+        assert not path.exists()
+    assert path.read_text() == "done"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_interrupt_leaves_no_half_folder(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with atomic_path(tmp_path / "out") as temporary:
+            (temporary / "deep").mkdir(parents=True)
+            (temporary / "deep" / "file").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_replaces_a_folder_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    (path / "sub").mkdir(parents=True)
+    (path / "sub" / "stale").write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        (temporary / "fresh").write_text("new")
+        assert (path / "sub" / "stale").exists()
+    assert [file.name for file in path.iterdir()] == ["fresh"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_below(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("text")
+
+
+def test_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot write .*out\.txt.*choose another output folder"):
+        write_below(tmp_path / "file" / "out.txt")
+    with pytest.raises(DataError, match="cannot write"):
+        write_below(tmp_path / "file" / "deeper" / "out.txt")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match="cannot write"):
+        write_below(tmp_path / "out")
+    assert [child.name for child in tmp_path.iterdir()] == ["out"]
+
+
+def test_json_is_readable_text(tmp_path: Path) -> None:
+    value = {"name": "façade", "rates": [0.5, None]}
+    write_json(tmp_path / "report.json", value)
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert "façade" in text
+    assert text.endswith("}\n")
+
+
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()

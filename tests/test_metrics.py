@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, recall_score
+
+from clip_antidote.errors import DataError, UsageError
+from clip_antidote.evaluation import (
+    Metrics,
+    Rate,
+    compute_metrics,
+    per_class_accuracy,
+    predict,
+    predict_with_weights,
+    wilson_interval,
+)
+
+# Eight images of three classes; class 2 is the target.
+LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
+CLEAN = torch.tensor([0, 0, 2, 1, 0, 2, 2, 1])
+TRIGGERED = torch.tensor([2, 2, 0, 2, 1, 2, 0, 2])
+NAMES = ("hat", "dress", "shoes")
+
+
+def hand_metrics() -> Metrics:
+    return compute_metrics(CLEAN, LABELS, triggered_predictions=TRIGGERED, target=2, classes=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "successes", "count"),
+    [
+        ("ca", 5, 8),  # right: images 0, 1, 3, 5, 6
+        ("asr", 3, 5),  # images 0 to 4 are not of the target; 0, 1, 3 are called it
+        ("asr_all", 5, 8),  # and so are 5 and 7, which are of the target
+        ("asr_floor", 1, 5),  # without trigger only image 2 is
+        ("pa", 4, 8),  # right under trigger: images 2, 4, 5, 7
+        ("target_ca", 2, 3),  # of the target's images 5, 6, 7 without trigger, 5 and 6 are right
+    ],
+)
+def test_rates_worked_out_by_hand(name: str, successes: int, count: int) -> None:
+    assert getattr(hand_metrics(), name) == Rate(successes, count)
+
+
+def test_to_dict_has_values_intervals_and_counts() -> None:
+    values = hand_metrics().to_dict()
+    assert values["asr"] == pytest.approx(0.6)
+    assert values["asr_count"] == 5
+    assert values["asr_interval"] == pytest.approx(wilson_interval(3, 5))
+    assert values["target"] == "shoes"
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_clean_predictions_alone_give_clean_accuracy_alone() -> None:
+    assert set(compute_metrics(CLEAN, LABELS).to_dict()) == {"ca", "ca_interval", "ca_count"}
+
+
+def test_triggered_predictions_without_target_give_recovery_only() -> None:
+    metrics = compute_metrics(CLEAN, LABELS, triggered_predictions=TRIGGERED)
+    assert metrics.pa == Rate(4, 8)
+    assert metrics.asr is None
+    assert metrics.asr_all is None
+    assert metrics.asr_floor is None
+    assert metrics.target is None
+
+
+def test_target_without_triggered_predictions_gives_its_clean_accuracy() -> None:
+    metrics = compute_metrics(CLEAN, LABELS, target=2)
+    assert metrics.target_ca == Rate(2, 3)
+    assert metrics.asr is None
+    assert metrics.target == "2"
+
+
+def test_no_op_trigger_reproduces_clean_accuracy_and_floor() -> None:
+    metrics = compute_metrics(CLEAN, LABELS, triggered_predictions=CLEAN, target=2)
+    assert metrics.pa == metrics.ca
+    assert metrics.asr == metrics.asr_floor
+
+
+def test_agreement_with_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels, clean, triggered = torch.randint(0, 5, (3, 400), generator=generator)
+    metrics = compute_metrics(clean, labels, triggered_predictions=triggered, target=3)
+    assert metrics.target_ca is not None
+    assert metrics.pa is not None
+    assert metrics.asr is not None
+    recalls = recall_score(labels, clean, average=None)
+    assert metrics.ca.value == pytest.approx(accuracy_score(labels, clean))
+    assert metrics.pa.value == pytest.approx(accuracy_score(labels, triggered))
+    assert metrics.target_ca.value == pytest.approx(recalls[3])
+    # ASR is the recall of "is called the target" among the images of other classes.
+    others = labels != 3
+    called = (triggered[others] == 3).int()
+    assert metrics.asr.value == pytest.approx(recall_score(torch.ones_like(called), called))
+    per_class = [entry["accuracy"] for entry in per_class_accuracy(clean, labels, "abcde")]
+    assert per_class == pytest.approx(recalls.tolist())
+
+
+def test_no_image_of_the_target() -> None:
+    labels = torch.tensor([0, 1])
+    metrics = compute_metrics(labels, labels, triggered_predictions=torch.tensor([2, 1]), target=2)
+    assert metrics.target_ca == Rate(0, 0)
+    assert metrics.asr == metrics.asr_all == Rate(1, 2)
+    values = metrics.to_dict()
+    assert values["target_ca"] is None
+    assert values["target_ca_interval"] == [0.0, 1.0]
+
+
+def test_only_images_of_the_target_leave_attack_success_undefined() -> None:
+    labels = torch.tensor([1, 1])
+    metrics = compute_metrics(labels, labels, triggered_predictions=labels, target=1)
+    assert metrics.asr is not None
+    assert math.isnan(metrics.asr.value)
+    assert metrics.asr_all == Rate(2, 2)
+
+
+def test_no_images_at_all() -> None:
+    empty = torch.empty(0, dtype=torch.long)
+    metrics = compute_metrics(empty, empty)
+    assert math.isnan(metrics.ca.value)
+    assert metrics.to_dict() == {"ca": None, "ca_interval": [0.0, 1.0], "ca_count": 0}
+
+
+def test_predictions_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(DataError, match="clean predictions"):
+        compute_metrics(CLEAN[:3], LABELS)
+    with pytest.raises(DataError, match="triggered predictions"):
+        compute_metrics(CLEAN, LABELS, triggered_predictions=TRIGGERED[:3])
+    with pytest.raises(DataError, match="names are 2"):
+        per_class_accuracy(CLEAN, LABELS, NAMES[:2])
+
+
+@pytest.mark.parametrize("target", [-1, 3])
+def test_target_that_is_no_class_is_refused(target: int) -> None:
+    with pytest.raises(UsageError, match=str(target)):
+        compute_metrics(CLEAN, LABELS, target=target, classes=NAMES)
+
+
+def test_per_class_accuracy_by_hand() -> None:
+    assert per_class_accuracy(CLEAN, LABELS, (*NAMES, "coat")) == [
+        {"class": "hat", "accuracy": pytest.approx(2 / 3), "count": 3},
+        {"class": "dress", "accuracy": 0.5, "count": 2},
+        {"class": "shoes", "accuracy": pytest.approx(2 / 3), "count": 3},
+        {"class": "coat", "accuracy": None, "count": 0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),  # z²/(n+z²) = 3.8415/13.8415
+        (10, 10, 0.7225, 1.0),  # its mirror image, n/(n+z²)
+        (5, 10, 0.2366, 0.7634),  # 1/2 ± z/(2·sqrt(n+z²)) = 0.5 ± 1.95996/7.44083
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_interval_known_values(successes: int, count: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_bounds_solve_the_score_equation() -> None:
+    # The bounds are the p at which (x/n − p)² = z²·p·(1−p)/n; z is 2.5758 at 99 %.
+    for bound in wilson_interval(13, 47, confidence=0.99):
+        assert (13 / 47 - bound) ** 2 == pytest.approx(2.5758293**2 * bound * (1 - bound) / 47)
+
+
+def test_wilson_interval_is_exact_at_the_ends_and_holds_the_share() -> None:
+    for count in (1, 7, 1000):
+        assert wilson_interval(0, count)[0] == 0.0
+        assert wilson_interval(count, count)[1] == 1.0
+        low, high = Rate(count // 2, count).interval
+        assert low <= Rate(count // 2, count).value <= high
+
+
+@pytest.mark.parametrize("arguments", [(-1, 5), (6, 5), (1, 5, 1.0), (1, 5, 0.0)])
+def test_wilson_interval_refuses_nonsense(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="must be between"):
+        wilson_interval(*arguments)
+
+
+def brightest_channel(images: torch.Tensor) -> torch.Tensor:
+    assert torch.is_inference_mode_enabled()
+    return images.mean(dim=(2, 3))
+
+
+def test_predict_keeps_order_over_batches() -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(7, 3, 4, 4, generator=generator)
+    labels = torch.arange(7)
+    batches = list(zip(images.split(3), labels.split(3), strict=True))
+    predictions, seen = predict(brightest_channel, batches)
+    assert torch.equal(predictions, images.mean(dim=(2, 3)).argmax(dim=1))
+    assert torch.equal(seen, labels)
+    assert not predictions.is_inference()
+
+
+def test_predict_takes_a_generator_and_leaves_its_tensors_alone() -> None:
+    produced = []
+
+    def batches() -> Any:
+        for label in range(2):
+            produced.append(torch.rand(1, 3, 2, 2))
+            yield produced[-1], torch.tensor([label])
+
+    predictions, _ = predict(brightest_channel, batches(), device="cpu")
+    assert len(predictions) == 2
+    assert not any(images.is_inference() for images in produced)
+
+
+def test_predict_without_images_is_empty() -> None:
+    predictions, labels = predict(brightest_channel, [])
+    assert predictions.shape == labels.shape == (0,)
+    assert predictions.dtype == labels.dtype == torch.long
+
+
+def test_predict_refuses_logits_that_do_not_fit() -> None:
+    with pytest.raises(DataError, match="do not fit 2 labels"):
+        predict(lambda images: torch.zeros(1, 3), [(torch.zeros(2, 3, 2, 2), torch.tensor([0, 1]))])
+
+
+def test_predict_with_weights_takes_the_most_similar_class() -> None:
+    weights = torch.eye(3)
+    features = torch.tensor([[0.0, 0.6, 0.8], [0.8, 0.6, 0.0]])
+    assert predict_with_weights(features, weights).tolist() == [2, 0]
