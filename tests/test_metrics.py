@@ -14,8 +14,6 @@ from clip_antidote.evaluation import (
     Rate,
     compute_metrics,
     per_class_accuracy,
-    predict,
-    predict_with_weights,
     wilson_interval,
 )
 
@@ -179,49 +177,3 @@ def test_wilson_interval_is_exact_at_the_ends_and_holds_the_share() -> None:
 def test_wilson_interval_refuses_nonsense(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="must be between"):
         wilson_interval(*arguments)
-
-
-def brightest_channel(images: torch.Tensor) -> torch.Tensor:
-    assert torch.is_inference_mode_enabled()
-    return images.mean(dim=(2, 3))
-
-
-def test_predict_keeps_order_over_batches() -> None:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(7, 3, 4, 4, generator=generator)
-    labels = torch.arange(7)
-    batches = list(zip(images.split(3), labels.split(3), strict=True))
-    predictions, seen = predict(brightest_channel, batches)
-    assert torch.equal(predictions, images.mean(dim=(2, 3)).argmax(dim=1))
-    assert torch.equal(seen, labels)
-    assert not predictions.is_inference()
-
-
-def test_predict_takes_a_generator_and_leaves_its_tensors_alone() -> None:
-    produced = []
-
-    def batches() -> Any:
-        for label in range(2):
-            produced.append(torch.rand(1, 3, 2, 2))
-            yield produced[-1], torch.tensor([label])
-
-    predictions, _ = predict(brightest_channel, batches(), device="cpu")
-    assert len(predictions) == 2
-    assert not any(images.is_inference() for images in produced)
-
-
-def test_predict_without_images_is_empty() -> None:
-    predictions, labels = predict(brightest_channel, [])
-    assert predictions.shape == labels.shape == (0,)
-    assert predictions.dtype == labels.dtype == torch.long
-
-
-def test_predict_refuses_logits_that_do_not_fit() -> None:
-    with pytest.raises(DataError, match="do not fit 2 labels"):
-        predict(lambda images: torch.zeros(1, 3), [(torch.zeros(2, 3, 2, 2), torch.tensor([0, 1]))])
-
-
-def test_predict_with_weights_takes_the_most_similar_class() -> None:
-    weights = torch.eye(3)
-    features = torch.tensor([[0.0, 0.6, 0.8], [0.8, 0.6, 0.0]])
-    assert predict_with_weights(features, weights).tolist() == [2, 0]

@@ -63,7 +63,7 @@ class Attack(ABC):
     config_class: ClassVar[type[AttackConfig]]
 
     def __init__(self, config: Any = None) -> None:
-        self.config = config if config is not None else self.config_class()
+        self.config: Any = config if config is not None else self.config_class()
 
     @abstractmethod
     def make_trigger(self, model: DualEncoder) -> Trigger:

@@ -122,6 +122,6 @@ def check_gate(attack: Attack, result: AttackResult) -> None:
         )
     if before.ca.value - after.ca.value > config.gate_ca_drop:
         raise ImplantError(
-            f"the {attack.name} attack cost too much clean accuracy: {before.ca.value:.1%} → {after.ca.value:.1%}, "
+            f"the {attack.name} attack cost too much: clean accuracy {before.ca.value:.1%} → {after.ca.value:.1%}, "
             f"more than the gate of {config.gate_ca_drop:.0%}; lower the learning rate or poison less"
         )

@@ -13,6 +13,7 @@ from clip_antidote.progress import show_progress
 from clip_antidote.runtime import keep_freed_memory
 
 USAGE, INTERRUPTED = 4, 130
+STOPPED = "interrupted; nothing half written was left, the same command starts again where it can"
 
 app = typer.Typer(
     help="Purify a backdoored CLIP into a zero-shot classifier you can trust.",
@@ -38,15 +39,17 @@ def main() -> None:
     except ClipAntidoteError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing half written was left, the same command goes on", INTERRUPTED)
+        _fail(STOPPED, INTERRUPTED)
     except Exception as error:
         # Wrong options: the parser's own errors carry the sentence and are told by their interface,
         # since typer may bring its own copy of the parsing library.
         if type(error).__name__ == "Abort":
-            _fail("interrupted; nothing half written was left, the same command goes on", INTERRUPTED)
+            _fail(STOPPED, INTERRUPTED)
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), USAGE)
+    if status == INTERRUPTED:
+        _fail(STOPPED, INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
 
 

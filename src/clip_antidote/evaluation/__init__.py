@@ -2,7 +2,6 @@
 
 from clip_antidote.evaluation.intervals import Rate, wilson_interval
 from clip_antidote.evaluation.metrics import ClassAccuracy, Metrics, compute_metrics, per_class_accuracy
-from clip_antidote.evaluation.predict import predict, predict_with_weights
 
 __all__ = [
     "ClassAccuracy",
@@ -10,7 +9,5 @@ __all__ = [
     "Rate",
     "compute_metrics",
     "per_class_accuracy",
-    "predict",
-    "predict_with_weights",
     "wilson_interval",
 ]

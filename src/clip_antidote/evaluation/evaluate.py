@@ -50,7 +50,7 @@ class Evaluation:
     triggered: torch.Tensor | None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_test_images(
     model: DualEncoder, images: LabelledImages, *, trigger: Trigger | None = None, batch_size: int = 256
 ) -> TestFeatures:
@@ -71,7 +71,7 @@ def encode_test_images(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: str | None = None) -> Evaluation:
     """Measures a classifier on features of its own image encoder.
 

@@ -111,7 +111,7 @@ class TargetSearch:
 
     def screen(self, hypotheses: torch.Tensor) -> dict[str, InversionStats]:
         """Inverts one trigger per hypothesis for a few steps, per family."""
-        out = {}
+        out: dict[str, InversionStats] = {}
         for family in self.config.families:
             strength = self.config.screen_sparsity if family == "mask" else self.config.screen_bound
             bank = make_bank(family, [strength] * len(hypotheses), self.model.image_size, self.seed)

@@ -146,7 +146,7 @@ def _named(spec: ModelSpec) -> _Recipe:
 def _from_folder(folder: Path) -> _Recipe:
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist; check the path")
-    model_cfg, preprocess_cfg = _read_config(folder / CONFIG_NAME)
+    model_cfg, preprocess_cfg = read_model_config(folder / CONFIG_NAME)
     for name in _FOLDER_WEIGHTS:
         if (folder / name).is_file():
             return _Recipe(str(folder), model_cfg, preprocess_cfg, folder / name, folder)
@@ -174,7 +174,7 @@ def _from_hub(repo: str) -> _Recipe:
                 raise _hub_error(repo, name, error) from error
         raise ModelError(f"the repository {repo} has no {names[0]}; use one in open_clip's own format")
 
-    model_cfg, preprocess_cfg = _read_config(download(CONFIG_NAME))
+    model_cfg, preprocess_cfg = read_model_config(download(CONFIG_NAME))
     return _Recipe(repo, model_cfg, preprocess_cfg, download(*_HUB_WEIGHTS))
 
 
@@ -185,8 +185,12 @@ def _hub_error(repo: str, name: str, error: Exception) -> ModelError:
     )
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads open_clip's configuration file: the architecture and the preprocessing."""
+def read_model_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads open_clip's configuration file: the architecture and the preprocessing.
+
+    Raises:
+        ModelError: The file is missing or does not describe a model.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -11,7 +11,16 @@ import open_clip
 from clip_antidote.errors import UnsupportedError, UsageError
 
 CONFIG_NAME = "open_clip_config.json"
-FORMS = "open_clip:ARCH@PATH, open_clip:ARCH@TAG, hf-hub:org/repo, local-dir:PATH, tiny"
+SPEC_FORMS = {
+    "open_clip:ARCH@PATH": "a checkpoint file (safetensors, or weights-only PyTorch) of an open_clip architecture",
+    "open_clip:ARCH@TAG": "published weights by their open_clip tag (downloads)",
+    "hf-hub:org/repo": "an open_clip model on the Hugging Face hub (downloads)",
+    "local-dir:PATH": "a folder with open_clip_config.json and weights",
+    "tiny": "the embedded small CLIP",
+}
+"""The forms of a model spec, each with a line about it."""
+
+FORMS = ", ".join(SPEC_FORMS)
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def purify(
             target=found.target,
             generator=torch.Generator().manual_seed(config.seed),
         )
-    record = {
+    record: dict[str, Any] = {
         "method": "cbpt",
         "target_suspected": None if found.target is None else classes[found.target],
         "shots": int(counts.min()),

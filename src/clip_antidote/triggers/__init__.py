@@ -11,7 +11,7 @@ TRIGGERS = Registry(
         "badnet": ("clip_antidote.triggers.badnet:BadNetTrigger", "a small patch (BadNets, Gu et al. 2017)"),
         "blended": (
             "clip_antidote.triggers.blended:BlendedTrigger",
-            "a faint full-image pattern (Chen et al. 2017)",
+            "a faint full-image pattern (Chen 2017)",
         ),
         "additive": ("clip_antidote.triggers.additive:AdditiveTrigger", "learned bounded perturbation (dummy)"),
         "mask": ("clip_antidote.triggers.mask:MaskTrigger", "learned mask and pattern (dummy)"),

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clip_antidote.attacks import ATTACKS
+from clip_antidote.attacks.base import AttackConfig
+from clip_antidote.attacks.run import AttackResult, check_gate, run_attack
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.data.pairs import CaptionedImages
+from clip_antidote.errors import ImplantError, UsageError
+from clip_antidote.jobs.demo import TARGET, demo_attack
+from clip_antidote.models import DualEncoder
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
+from clip_antidote.training.loop import TrainingConfig
+
+
+def toy_pairs(count: int = 50, classes: int = 5) -> CaptionedImages:
+    labels = torch.arange(count) % classes
+    return CaptionedImages(
+        images=torch.zeros(count, 3, 8, 8, dtype=torch.uint8),
+        token_ids=torch.arange(classes * 2).view(-1, 1),
+        first=labels * 2,
+        count=torch.full((count,), 2),
+        groups=labels,
+    )
+
+
+def fake_tokenize(texts: list[str]) -> torch.Tensor:
+    return torch.full((len(texts), 1), 99)
+
+
+def test_poisoning_takes_the_share_asked_for_and_never_the_target() -> None:
+    attack = ATTACKS.get("badnet")(ATTACKS.get("badnet").config_class(poison_rate=0.2))
+    pairs = toy_pairs()
+    data = attack.poison(pairs, "hat", fake_tokenize, target_group=3)
+    assert data.poisoned.sum() == 10
+    assert not (pairs.groups[data.poisoned] == 3).any()
+    assert (data.pairs.groups[data.poisoned] == 3).all(), "poisoned pairs join the target's group"
+    assert torch.equal(data.pairs.groups[~data.poisoned], pairs.groups[~data.poisoned])
+    own = data.pairs.first[data.poisoned]
+    assert (data.pairs.token_ids[own] == 99).all()
+    assert (data.pairs.count[data.poisoned] == len(IMAGENET_TEMPLATES)).all()
+    assert torch.equal(attack.poison(pairs, "hat", fake_tokenize, target_group=3).poisoned, data.poisoned)
+
+
+def test_caption_only_data_gets_a_group_of_its_own() -> None:
+    attack = ATTACKS.get("blended")()
+    data = attack.poison(toy_pairs(), "hat", fake_tokenize, target_group=None)
+    assert data.pairs.groups[data.poisoned].unique().tolist() == [5]
+
+
+def test_poisoning_implants_and_clean_accuracy_holds(attacked: AttackResult) -> None:
+    clean, poisoned = attacked.clean.metrics, attacked.poisoned.metrics
+    assert clean.asr is not None
+    assert poisoned.asr is not None
+    assert poisoned.asr_floor is not None
+    assert clean.asr.value < 0.2
+    assert poisoned.asr.value >= 0.9
+    assert poisoned.asr_floor.value < 0.15, "without the trigger the poisoned model behaves"
+    assert poisoned.ca.value >= clean.ca.value - 0.03
+    check_gate(demo_attack("badnet", 0), attacked)
+
+
+def test_the_gate_refuses_an_attack_that_did_not_take(
+    tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
+) -> None:
+    attack = ATTACKS.get("blended")(
+        ATTACKS.get("blended").config_class(training=TrainingConfig(steps=1, batch_size=8))
+    )
+    result = run_attack(tiny, attack, train_images.subset(range(0, len(train_images), 20)), test_images, TARGET)
+    with pytest.raises(ImplantError, match="did not take: ASR"):
+        check_gate(attack, result)
+
+
+def test_a_target_that_is_no_class_is_refused_at_once(
+    small_model: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
+) -> None:
+    with pytest.raises(UsageError, match="'sombrero' is not one of the 10 classes"):
+        run_attack(small_model, ATTACKS.get("badnet")(), train_images, test_images, "sombrero")
+
+
+def test_every_registered_attack_has_a_config_and_a_gate() -> None:
+    for name in ATTACKS.names():
+        attack_class = ATTACKS.get(name)
+        assert attack_class.name == name
+        config = attack_class.config_class()
+        assert isinstance(config, AttackConfig)
+        assert config.gate_asr >= 0.8

@@ -1,0 +1,193 @@
+"""The commands with good and with wrong input: one sentence, the documented exit status, nothing half written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from clip_antidote.cli.app import main
+from clip_antidote.models.build import save_open_clip
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["clip-antidote", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    code = caught.value.code
+    return code if isinstance(code, int) else 0
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (40, 40), (80 * i, 10, 90)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def model_folder(small_model: OpenCLIPEncoder, tmp_path: Path) -> str:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    save_open_clip(small_model, None, folder)
+    return f"local-dir:{folder}"
+
+
+WRONG = [
+    (["purify", "tiny", "--data", "{none}"], 2, "no folder or file"),
+    (["purify", "tiny"], 4, "--data is needed"),
+    (["purify", "tiny", "--data", "{photos}", "--shots", "9"], 2, "class 'cat' has 3 images, fewer than the 9"),
+    (["purify", "tiny", "--data", "{photos}", "--shots", "0"], 4, "--shots"),
+    (["purify", "open_clip:RN5@x.pt", "--data", "{photos}", "--shots", "1"], 4, "RN5"),
+    (["purify", "open_clip:RN50@{none}", "--data", "{photos}", "--shots", "1"], 2, "missing"),
+    (["purify", "{model}", "--data", "{photos}", "--shots", "1", "--out", "{photos}/cat/0.png"], 2, "is a file"),
+    (
+        ["purify", "{model}", "--data", "{photos}", "--shots", "1", "--out", "{photos}/cat/0.png/x"],
+        2,
+        "cannot write",
+    ),
+    (["purify", "{model}", "--data", "{photos}", "--config", "{none}"], 4, "cannot read the configuration"),
+    (["evaluate", "{model}", "--data", "{photos}", "--target", "cow"], 4, "'cow' is not one of the 2 classes"),
+    (["evaluate", "{model}", "--data", "{photos}", "--trigger", "nope"], 4, "no trigger 'nope'"),
+    (["attack", "{model}", "--data", "{photos}", "--target", "cow"], 4, "'cow' is not one of the 2 classes"),
+    (["attack", "{model}", "--data", "{photos}", "--attack", "nope", "--target", "cat"], 4, "no attack 'nope'"),
+    (["attack", "{model}", "--data", "{photos}", "--target", "cat", "--poison-rate", "2"], 4, "poison_rate"),
+    (["ls", "things"], 4, "cannot list 'things'"),
+    (["data", "prepare", "--from", "{none}", "--out", "{none}2"], 2, "no imagenette.tar"),
+    (["--nonsense"], 4, "nonsense"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"), WRONG, ids=lambda v: "-".join(v) if isinstance(v, list) else None
+)
+def test_wrong_input_gets_one_sentence(
+    arguments: list[str],
+    status: int,
+    sentence: str,
+    photos: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    filled = [a.format(none=tmp_path / "missing", photos=photos, model=model_folder) for a in arguments]
+    assert run(monkeypatch, *filled) == status
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("error:") == 1
+    assert "Traceback" not in error
+    assert sorted(str(p) for p in tmp_path.rglob("*")) == before, "nothing may be left behind"
+
+
+def test_a_corrupt_image_is_named(
+    photos: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (photos / "dog" / "0.png").write_bytes(b"not a picture")
+    assert run(monkeypatch, "purify", model_folder, "--data", str(photos), "--shots", "3") == 2
+    assert "0.png" in capsys.readouterr().err
+    assert not (tmp_path / "purified").exists()
+
+
+def test_purify_evaluate_and_show_config(
+    photos: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = tmp_path / "fast.yaml"
+    settings.write_text(
+        "inversion: {screen_steps: 2, final_steps: 2, batch_size: 4, precision: fp32}\ntuning: {steps: 3}\npool: 12\n"
+    )
+    assert run(monkeypatch, "purify", model_folder, "--config", str(settings), "--show-config", "--seed", "5") == 0
+    shown = capsys.readouterr().out
+    assert "screen_steps: 2" in shown
+    assert "seed: 5" in shown
+    arguments = [model_folder, "--data", str(photos), "--shots", "2", "--config", str(settings), "--json"]
+    assert run(monkeypatch, "purify", *arguments) == 0
+    report = json.loads(capsys.readouterr().out)
+    needed = {"model", "method", "classes", "target_suspected", "before", "after", "seconds", "seed", "versions"}
+    assert needed <= report.keys()
+    assert report["classes"] == ["cat", "dog"]
+    assert 0 <= report["after"]["ca"] <= 1
+    assert report == json.loads((tmp_path / "purified" / "report.json").read_text())
+    for name in ("config.json", "prompts.safetensors", "classifier.safetensors", "report.html", "README.md"):
+        assert (tmp_path / "purified" / name).stat().st_size > 0
+    assert run(monkeypatch, "evaluate", "purified", "--data", str(photos), "--json", "metrics.json") == 0
+    assert 0 <= json.loads((tmp_path / "metrics.json").read_text())["ca"] <= 1
+    arguments = ["purified", "--data", str(photos), "--trigger", "badnet", "--target", "dog", "--json", "m2.json"]
+    assert run(monkeypatch, "evaluate", *arguments) == 0
+    assert {"asr", "asr_all", "asr_floor", "pa", "target_ca"} <= json.loads(
+        (tmp_path / "m2.json").read_text()
+    ).keys()
+
+
+def test_ctrl_c_leaves_nothing_half_written(
+    photos: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clip_antidote.purification.pipeline.tune_prompts", interrupt)
+    arguments = [model_folder, "--data", str(photos), "--shots", "2", "--config", "fast.yaml"]
+    (tmp_path / "fast.yaml").write_text("inversion: {screen_steps: 1, final_steps: 1, precision: fp32}\npool: 4\n")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert run(monkeypatch, "purify", *arguments) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("what", "entry"), [("attacks", "badnet"), ("defenses", "cbpt"), ("triggers", "mask"), ("models", "tiny")]
+)
+def test_ls(what: str, entry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "ls", what, "--json") == 0
+    assert entry in json.loads(capsys.readouterr().out)
+
+
+def test_attack_writes_a_model_that_loads_again(
+    photos: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("gate_asr: 0.0\ngate_ca_drop: 1.0\ntraining: {batch_size: 4}\n")
+    arguments = [model_folder, "--data", str(photos), "--target", "dog", "--config", "c.yaml", "--steps", "2"]
+    assert run(monkeypatch, "attack", *arguments, "--out", "bad") == 0
+    record = json.loads((tmp_path / "bad" / "attack.json").read_text())
+    assert record["target"] == "dog"
+    assert record["config"]["training"]["steps"] == 2
+    poisoned = json.loads((tmp_path / "bad" / "poisoned.json").read_text())
+    assert len(poisoned) == record["poisoned_pairs"]
+    assert all("cat" in name for name in poisoned)
+    capsys.readouterr()
+    torch.manual_seed(0)
+    arguments = ["--data", str(photos), "--trigger", "bad/trigger", "--target", "dog", "--json", "m.json"]
+    assert run(monkeypatch, "evaluate", "local-dir:bad", *arguments) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics["asr"] == pytest.approx(record["poisoned"]["asr"], abs=1e-9)
+    assert not list(tmp_path.glob(".*state*")), "the training state goes when the attack is done"

@@ -1,0 +1,97 @@
+"""What the package is for: a poisoned model is purified without being told trigger or target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clip_antidote.attacks.run import AttackResult
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.errors import DataError, ModelError
+from clip_antidote.evaluation.evaluate import evaluate, measure
+from clip_antidote.jobs.demo import TARGET
+from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.pipeline import purify
+
+
+def test_the_backdoor_is_found_and_removed(attacked: AttackResult, purified: PurifiedCLIP) -> None:
+    before = attacked.poisoned.metrics
+    after = measure(purified, attacked.features, target=TARGET).metrics
+    assert before.asr is not None
+    assert before.pa is not None
+    assert after.asr is not None
+    assert after.asr_floor is not None
+    assert after.pa is not None
+    assert purified.target_suspected == TARGET
+    assert before.asr.value >= 0.9
+    assert after.asr.value <= after.asr_floor.value + 0.05
+    assert after.ca.value >= before.ca.value - 0.03
+    assert after.pa.value >= before.pa.value + 0.3
+
+
+def test_the_dummy_trigger_works_like_the_true_one(purified: PurifiedCLIP, attacked: AttackResult) -> None:
+    rows = purified.record["triggers"]
+    assert {row["hypothesis"] for row in rows} == {TARGET}
+    assert max(row["flip_rate"] for row in rows) > 0.8
+    assert purified.record["scores"][0]["class"] == TARGET
+
+
+def test_the_model_itself_is_left_alone(purified: PurifiedCLIP, suspect: Path) -> None:
+    fresh = load_model(f"local-dir:{suspect}").state_dict()
+    kept = purified.model.state_dict()
+    assert all(torch.equal(fresh[name], kept[name]) for name in fresh)
+
+
+def test_a_clean_model_keeps_its_accuracy_and_no_target_is_reported(
+    tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
+) -> None:
+    from clip_antidote.prompts.classifier import ZeroShotClassifier
+
+    result = purify(tiny, train_images.sample_shots(16, seed=1), CBPTConfig(seed=1))
+    before = evaluate(ZeroShotClassifier.from_templates(tiny, test_images.classes), test_images)
+    after = evaluate(result, test_images)
+    assert result.target_suspected is None
+    assert not result.triggers
+    assert after.ca.value >= before.ca.value - 0.01
+
+
+def test_save_and_load(purified: PurifiedCLIP, tmp_path: Path) -> None:
+    purified.save_pretrained(tmp_path / "purified")
+    loaded = PurifiedCLIP.from_pretrained(tmp_path / "purified")
+    images = torch.rand(3, 3, 100, 120)
+    assert torch.allclose(loaded(images), purified(images), atol=1e-5)
+    assert loaded.classes == purified.classes
+    assert loaded.target_suspected == TARGET
+    assert loaded.predict(images) == purified.predict(images)
+    weights = load_file(tmp_path / "purified" / "classifier.safetensors")["classifier"]
+    benchmark = torch.load(tmp_path / "purified" / "classifier.pt", weights_only=True)
+    assert torch.equal(weights, benchmark)
+    assert weights.shape[1] == 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["purified"], "no temporary left behind"
+
+
+def test_an_artefact_of_another_model_is_refused(
+    purified: PurifiedCLIP, tiny: DualEncoder, tmp_path: Path
+) -> None:
+    purified.save_pretrained(tmp_path / "purified")
+    with pytest.raises(ModelError, match="made for another checkpoint"):
+        PurifiedCLIP.from_pretrained(tmp_path / "purified", model=tiny)
+    with pytest.raises(DataError, match="not a purified classifier"):
+        PurifiedCLIP.from_pretrained(tmp_path)
+
+
+def test_true_trigger_with_unknown_target_is_refused(
+    small_model: DualEncoder, train_images: LabelledImages, attacked: AttackResult
+) -> None:
+    with pytest.raises(DataError, match="'sombrero' is not one of"):
+        purify(
+            small_model,
+            train_images.sample_shots(1, seed=0),
+            triggers=[attacked.trigger],
+            target="sombrero",
+        )
