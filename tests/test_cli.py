@@ -133,9 +133,7 @@ def test_purify_evaluate_and_show_config(
     assert 0 <= json.loads((tmp_path / "metrics.json").read_text())["ca"] <= 1
     arguments = ["purified", "--data", str(photos), "--trigger", "badnet", "--target", "dog", "--json", "m2.json"]
     assert run(monkeypatch, "evaluate", *arguments) == 0
-    assert {"asr", "asr_all", "asr_floor", "pa", "target_ca"} <= json.loads(
-        (tmp_path / "m2.json").read_text()
-    ).keys()
+    assert {"asr", "asr_all", "asr_floor", "pa", "target_ca"} <= json.loads((tmp_path / "m2.json").read_text()).keys()
 
 
 def test_ctrl_c_leaves_nothing_half_written(

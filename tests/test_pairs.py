@@ -111,9 +111,7 @@ def test_bank_adds_a_caption_of_every_class() -> None:
 
 
 def test_step_generator_repeats_itself() -> None:
-    draws = [
-        torch.rand(4, generator=step_generator(seed, step)) for seed, step in [(1, 2), (1, 2), (2, 2), (1, 3)]
-    ]
+    draws = [torch.rand(4, generator=step_generator(seed, step)) for seed, step in [(1, 2), (1, 2), (2, 2), (1, 3)]]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[3])

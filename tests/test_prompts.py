@@ -73,7 +73,7 @@ def test_templates_file(tmp_path: Path) -> None:
     file.write_text("a photo of a {}.\n\nart of {}\n")
     assert load_templates(file) == ("a photo of a {}.", "art of {}")
     file.write_text("no place for the name\n")
-    with pytest.raises(DataError, match="has no {}"):
+    with pytest.raises(DataError, match=r"has no \{\}"):
         load_templates(file)
     file.write_text("\n")
     with pytest.raises(DataError, match="empty"):

@@ -75,9 +75,7 @@ def test_save_and_load(purified: PurifiedCLIP, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["purified"], "no temporary left behind"
 
 
-def test_an_artefact_of_another_model_is_refused(
-    purified: PurifiedCLIP, tiny: DualEncoder, tmp_path: Path
-) -> None:
+def test_an_artefact_of_another_model_is_refused(purified: PurifiedCLIP, tiny: DualEncoder, tmp_path: Path) -> None:
     purified.save_pretrained(tmp_path / "purified")
     with pytest.raises(ModelError, match="made for another checkpoint"):
         PurifiedCLIP.from_pretrained(tmp_path / "purified", model=tiny)

@@ -69,6 +69,4 @@ def check_writable(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise DataError(
-            f"cannot write to {path.parent}: {error.strerror}; choose another output folder"
-        ) from error
+        raise DataError(f"cannot write to {path.parent}: {error.strerror}; choose another output folder") from error

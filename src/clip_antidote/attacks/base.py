@@ -100,9 +100,7 @@ class Attack(ABC):
         count[poisoned] = len(captions)
         groups[poisoned] = group
         token_ids = torch.cat([pairs.token_ids, captions])
-        return PoisonedPairs(
-            replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned
-        )
+        return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned)
 
     def implant(
         self,

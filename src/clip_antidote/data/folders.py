@@ -67,9 +67,7 @@ def _check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     keys = [class_name(folder).casefold() for folder, _ in pairs]
     for index, key in enumerate(keys):
         if key in keys[:index]:
-            raise DataError(
-                f"the class list names the folder '{pairs[index][0]}' twice; its images have one class"
-            )
+            raise DataError(f"the class list names the folder '{pairs[index][0]}' twice; its images have one class")
 
 
 def find_split(root: Path, split: str) -> Path:

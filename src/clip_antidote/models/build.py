@@ -27,9 +27,7 @@ def check_supported(model_cfg: dict[str, Any]) -> None:
             "the model configuration has no vision_cfg or no text_cfg; use the one open_clip wrote for it"
         )
     if "multimodal_cfg" in model_cfg or text.get("embed_cls"):
-        raise UnsupportedError(
-            "CoCa models have a text tower that does not take class prompts; use a CLIP or SigLIP"
-        )
+        raise UnsupportedError("CoCa models have a text tower that does not take class prompts; use a CLIP or SigLIP")
     if text.get("hf_model_name"):
         raise UnsupportedError(
             f"the text tower {text['hf_model_name']} comes from transformers and does not take class "

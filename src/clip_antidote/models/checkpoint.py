@@ -54,8 +54,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         _check_archive(path, size)
     elif not head.startswith(b"\x80"):
         raise ModelError(
-            f"the checkpoint {path} is neither a safetensors nor a PyTorch file; "
-            "export the state dict as safetensors"
+            f"the checkpoint {path} is neither a safetensors nor a PyTorch file; export the state dict as safetensors"
         )
     return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path), path), path))
 
@@ -72,9 +71,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     try:
         return _strip_prefixes(load_file(str(path), device="cpu"))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"the safetensors file {path} is damaged or truncated; copy or download it again"
-        ) from error
+        raise ModelError(f"the safetensors file {path} is damaged or truncated; copy or download it again") from error
 
 
 def _check_archive(path: Path, size: int) -> None:
@@ -91,9 +88,7 @@ def _check_archive(path: Path, size: int) -> None:
             "save its state_dict() as safetensors"
         )
     if not any(name.endswith("data.pkl") for name in names):
-        raise ModelError(
-            f"{path} is a zip file but not a PyTorch checkpoint; export the state dict as safetensors"
-        )
+        raise ModelError(f"{path} is a zip file but not a PyTorch checkpoint; export the state dict as safetensors")
     if sum(entry.file_size for entry in entries) > size:  # PyTorch never compresses, so this is a zip bomb
         raise ModelError(f"the checkpoint {path} is compressed inside, which PyTorch never does; get it elsewhere")
 

@@ -33,9 +33,7 @@ def load_templates(path: Path) -> tuple[str, ...]:
         raise DataError(f"cannot read the templates file {path}: {error}") from error
     templates = tuple(line for line in lines if line)
     if not templates:
-        raise DataError(
-            f"the templates file {path} is empty; write one template per line, like 'a photo of a {{}}.'"
-        )
+        raise DataError(f"the templates file {path} is empty; write one template per line, like 'a photo of a {{}}.'")
     for template in templates:
         if "{}" not in template:
             raise DataError(f"template '{template}' in {path} has no {{}} for the class name")

@@ -94,7 +94,8 @@ def purify(
         shots: A few clean labelled images per class.
         config: Settings; the defaults serve all attacks.
         templates: Templates of the hand-written classifier that anchors the prompts.
-        triggers: Skips stage 1 and uses these instead (the true trigger gives the ceiling); needs `target`.
+        triggers: Skips stage 1 and uses these instead: the true trigger gives the ceiling (and needs
+            `target`), none at all gives prompts tuned on clean images only.
         target: Name of the target class that belongs to `triggers`.
 
     Returns:
@@ -122,9 +123,9 @@ def purify(
             found = TargetSearch(model, hand, pool, config.inversion, seed=config.seed).find()
             triggers = [dummy.trigger for dummy in found.dummies]
         else:
-            if target not in classes:
+            if target not in classes and (target is not None or triggers):
                 raise DataError(f"the target '{target}' is not one of the {len(classes)} classes")
-            found = SearchResult(target=classes.index(target))
+            found = SearchResult(target=None if target is None else classes.index(target))
         features, labels = trigger_features(model, pool, triggers, target=found.target, precision=precision)
     with watch.stage("tuning"):
         prompts, weights = tune_prompts(

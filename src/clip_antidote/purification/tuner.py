@@ -83,9 +83,7 @@ def tune_prompts(
             loss = config.utility_weight * classification_loss(features, labels, weights, scale, sample_weights)
             if len(cached.triggered) and config.reclassification_weight:
                 features, labels = sample(cached.triggered, cached.triggered_labels)
-                loss = loss + config.reclassification_weight * classification_loss(
-                    features, labels, weights, scale
-                )
+                loss = loss + config.reclassification_weight * classification_loss(features, labels, weights, scale)
             if config.anchor_weight:
                 loss = loss + config.anchor_weight * anchor_loss(weights, anchor)
             optimizer.zero_grad(set_to_none=True)

@@ -37,9 +37,7 @@ METRICS = (
         "share of triggered test images of the other classes that are called the target",
         False,
     ),
-    Metric(
-        "asr_all", "ASR, all images", "the same over all test images, those of the target class included", False
-    ),
+    Metric("asr_all", "ASR, all images", "the same over all test images, those of the target class included", False),
     Metric(
         "asr_floor",
         "ASR floor",
@@ -169,9 +167,7 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples:
     suspected = report.get("target_suspected")
     scores = [row for row in report.get("scores") or [] if row.get("score") is not None]
     changes = [row for row in report.get("per_class") or [] if None not in (row.get("before"), row.get("after"))]
-    score_plot = (
-        plot_scores(scores, threshold=report.get("score_threshold"), suspected=suspected) if scores else None
-    )
+    score_plot = plot_scores(scores, threshold=report.get("score_threshold"), suspected=suspected) if scores else None
     return (
         _environment()
         .get_template("report.html.j2")

@@ -32,9 +32,7 @@ class MaskTrigger(Trigger):
 
     def __init__(self, mask: torch.Tensor, pattern: torch.Tensor) -> None:
         if mask.ndim != 3 or mask.shape[0] != 1 or pattern.shape != (3, *mask.shape[1:]):
-            raise DataError(
-                f"a mask trigger takes 1×H×W and 3×H×W, not {tuple(mask.shape)}, {tuple(pattern.shape)}"
-            )
+            raise DataError(f"a mask trigger takes 1×H×W and 3×H×W, not {tuple(mask.shape)}, {tuple(pattern.shape)}")
         self.mask = mask
         self.pattern = pattern
         self.config: MaskConfig = MaskConfig()

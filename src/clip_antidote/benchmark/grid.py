@@ -1,0 +1,189 @@
+"""The grid suspect × defense × seed: which runs there are, and running those that are missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from clip_antidote.attacks import ATTACKS
+from clip_antidote.benchmark.variants import VARIANTS
+from clip_antidote.config import Config
+from clip_antidote.data.folders import load_images
+from clip_antidote.errors import DataError, ImplantError, UsageError
+from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
+from clip_antidote.files import write_json
+from clip_antidote.jobs.attack import run_attack_job
+from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.triggers import Trigger, load_trigger
+
+CLEAN = "clean"
+
+
+class SuspectConfig(Config):
+    """One poisoned model of the zoo.
+
+    Attributes:
+        attack: Name of the attack, or "clean" for the model itself as a control.
+        target: Target class; where the attack is "clean", none.
+        settings: Settings of the attack besides its defaults.
+    """
+
+    attack: str
+    target: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A name that serves as folder name."""
+        return self.attack if self.target is None else f"{self.attack}-{self.target.replace(' ', '_')}"
+
+
+class GridConfig(Config):
+    """A benchmark: every defense on every suspect with every seed.
+
+    Attributes:
+        model: Model spec of the clean model.
+        shots: Clean images per class.
+        seeds: Seeds of shots and defense.
+        suspects: Poisoned models and controls.
+        defenses: Names of variants, see `clip_antidote.benchmark.variants`.
+    """
+
+    model: str = "tiny"
+    shots: int = Field(16, ge=1)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    suspects: tuple[SuspectConfig, ...]
+    defenses: tuple[str, ...] = ("cbpt",)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid."""
+
+    suspect: SuspectConfig
+    defense: str
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Name of its record."""
+        return f"{self.suspect.name}__{self.defense}__{self.seed}.json"
+
+
+def all_runs(grid: GridConfig) -> list[Run]:
+    """Returns every cell, grouped by suspect.
+
+    Raises:
+        UsageError: A defense is not known.
+    """
+    for name in grid.defenses:
+        if name not in VARIANTS:
+            raise UsageError(f"there is no defense variant '{name}'; known are {', '.join(VARIANTS)}")
+    return [Run(s, defense, seed) for s in grid.suspects for seed in grid.seeds for defense in grid.defenses]
+
+
+def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") -> Iterator[dict[str, Any]]:
+    """Makes the poisoned models that are missing, `out/zoo/NAME`, yielding the record of each.
+
+    An attack that misses its gate is kept and its record says so under "gate".
+    """
+    for suspect in grid.suspects:
+        folder = out / "zoo" / suspect.name
+        if suspect.attack == CLEAN:
+            continue
+        if suspect.target is None:
+            raise UsageError(f"the suspect '{suspect.attack}' of the grid needs a target")
+        if not (folder / "attack.json").exists():
+            attack_class = ATTACKS.get(suspect.attack)
+            settings = dict(suspect.settings)
+            if "training" in settings:  # settings that are not named keep the recipe's values
+                settings["training"] = {**attack_class.config_class().training.model_dump(), **settings["training"]}
+            attack = attack_class(attack_class.config_class.build(settings))
+            gate = "passed"
+            try:
+                run_attack_job(grid.model, attack, suspect.target, data, folder, device=device)
+            except ImplantError as error:
+                gate = str(error)
+            record = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+            write_json(folder / "attack.json", {**record, "gate": gate})
+        yield json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+
+
+class _Suspect:
+    """A loaded suspect with its test features, kept while its runs go on."""
+
+    def __init__(self, suspect: SuspectConfig, grid: GridConfig, data: str, out: Path, device: str) -> None:
+        folder = out / "zoo" / suspect.name
+        self.model: DualEncoder
+        self.trigger: Trigger | None = None
+        self.reference: dict[str, Any] | None = None
+        test = load_images(data, split="test")
+        if suspect.attack == CLEAN:
+            self.model = load_model(grid.model, device=device)
+        else:
+            if not (folder / "attack.json").exists():
+                raise DataError(
+                    f"there is no poisoned model in {folder}; run `clip-antidote benchmark prepare` first"
+                )
+            self.model = load_model(f"local-dir:{folder}", device=device)
+            self.trigger = load_trigger(folder / "trigger")
+            self.reference = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["clean"]
+        self.features: TestFeatures = encode_test_images(self.model, test, trigger=self.trigger)
+        self.hand = ZeroShotClassifier.from_templates(self.model, test.classes)
+
+
+def run_grid(
+    grid: GridConfig, data: str, out: Path, *, config: CBPTConfig | None = None, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """Runs what has no record yet, yielding every record, old and new, in order of the grid."""
+    config = config or CBPTConfig()
+    loaded: dict[str, _Suspect] = {}
+    for run in all_runs(grid):
+        file = out / "records" / run.file
+        if not file.exists():
+            name = run.suspect.name
+            if name not in loaded:
+                loaded = {name: _Suspect(run.suspect, grid, data, out, device)}
+            write_json(file, _run(run, loaded[name], grid, data, config))
+        yield json.loads(file.read_text(encoding="utf-8"))
+
+
+def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTConfig) -> dict[str, Any]:
+    shots = load_images(data, shots=grid.shots, seed=run.seed)
+    settings = config.model_copy(update={"seed": run.seed})
+    purified = VARIANTS[run.defense].purify(suspect.model, shots, settings, suspect.trigger, run.suspect.target)
+    target = run.suspect.target
+    return {
+        "suspect": run.suspect.name,
+        "attack": run.suspect.attack,
+        "target": target,
+        "defense": run.defense,
+        "seed": run.seed,
+        "shots": grid.shots,
+        "before": measure(suspect.hand, suspect.features, target=target).metrics.to_dict(),
+        "after": measure(purified, suspect.features, target=target).metrics.to_dict(),
+        "reference": suspect.reference,
+        **{key: purified.record[key] for key in ("target_suspected", "scores", "triggers", "stages", "seconds")},
+        "settings": purified.record["settings"],
+        "versions": purified.record["versions"],
+        "base_model": {"spec": suspect.model.spec, "sha256": suspect.model.sha256},
+    }
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Reads all records of a benchmark folder.
+
+    Raises:
+        DataError: There are none.
+    """
+    files: Sequence[Path] = sorted((folder / "records").glob("*.json"))
+    if not files:
+        raise DataError(f"there are no records in {folder / 'records'}; run `clip-antidote benchmark run` first")
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]

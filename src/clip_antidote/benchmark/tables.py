@@ -1,0 +1,59 @@
+"""Tables from records, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import mean
+from typing import Any
+
+COLUMNS = ("ca", "asr", "asr_floor", "pa", "target_ca")
+HEADS = ("CA", "ASR", "floor", "PA", "target CA")
+
+
+def _percent(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{100 * mean(known):.1f}" if known else "–"
+
+
+def _row(name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str:
+    cells = [*name, *(_percent(m.get(column) for m in metrics) for column in COLUMNS), *more]
+    return "| " + " | ".join(cells) + " |"
+
+
+def results_table(records: list[dict[str, Any]]) -> str:
+    """One row per suspect and defense, means over seeds in percent; undefended and clean model beside."""
+    heads = ["suspect", "defense", *HEADS, "ASR by seed", "target named", "seconds"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for suspect in sorted({r["suspect"] for r in records}):
+        rows = [r for r in records if r["suspect"] == suspect]
+        if rows[0]["reference"]:
+            lines.append(_row([suspect, "(clean model)"], [rows[0]["reference"]], ["", "", ""]))
+        lines.append(_row([suspect, "none"], [rows[0]["before"]], ["", "", ""]))
+        for defense in dict.fromkeys(r["defense"] for r in rows):
+            runs = sorted((r for r in rows if r["defense"] == defense), key=lambda r: r["seed"])
+            by_seed = " ".join(_percent([r["after"].get("asr")]) for r in runs)
+            named = sum(r["target_suspected"] == r["target"] for r in runs)
+            seconds = f"{mean(r['seconds'] for r in runs):.0f}"
+            lines.append(
+                _row([suspect, defense], [r["after"] for r in runs], [by_seed, f"{named}/{len(runs)}", seconds])
+            )
+    return "\n".join(lines)
+
+
+def summary_table(records: list[dict[str, Any]]) -> str:
+    """One row per defense, means over all poisoned suspects and seeds in percent."""
+    poisoned = [r for r in records if r["target"] is not None]
+    heads = ["defense", *HEADS, "largest ASR", "PA / PA of the oracle", "target named"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    oracle = {(r["suspect"], r["seed"]): r["after"]["pa"] for r in poisoned if r["defense"] == "oracle"}
+    undefended = list({r["suspect"]: r["before"] for r in poisoned}.values())
+    lines.append(_row(["none"], undefended, [_percent([max((m["asr"] for m in undefended), default=0)]), "", ""]))
+    for defense in dict.fromkeys(r["defense"] for r in poisoned):
+        runs = [r for r in poisoned if r["defense"] == defense]
+        shares = [
+            r["after"]["pa"] / oracle[r["suspect"], r["seed"]] for r in runs if (r["suspect"], r["seed"]) in oracle
+        ]
+        named = sum(r["target_suspected"] == r["target"] for r in runs)
+        largest = _percent([max(r["after"]["asr"] for r in runs)])
+        lines.append(_row([defense], [r["after"] for r in runs], [largest, _percent(shares), f"{named}/{len(runs)}"]))
+    return "\n".join(lines)

@@ -1,0 +1,59 @@
+"""`clip-antidote benchmark`: poisoned models, a grid of defenses, tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, read_records, run_grid
+from clip_antidote.benchmark.tables import results_table, summary_table
+from clip_antidote.cli.common import ConfigFile, Device, console
+from clip_antidote.config import read_yaml
+from clip_antidote.purification.config import CBPTConfig
+
+app = typer.Typer(help="Compare defenses on poisoned models; resumable.", no_args_is_help=True)
+
+Grid = Annotated[Path, typer.Argument(help="YAML file of the grid, like recipes/grid_120.yaml.")]
+Data = Annotated[str, typer.Option(help="Problem folder of `clip-antidote data prepare`, or embedded:clothing.")]
+Out = Annotated[Path, typer.Option(help="Benchmark folder.")]
+
+
+@app.command("prepare")
+def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
+    """Make the poisoned models of a grid that are missing."""
+    for record in prepare_zoo(GridConfig.build(read_yaml(grid)), data, out, device=device):
+        poisoned = record["poisoned"]
+        console.print(
+            f"{record['attack']} → {record['target']}: CA {record['clean']['ca']:.1%} → {poisoned['ca']:.1%}, "
+            f"ASR {poisoned['asr']:.1%}, gate {record['gate']}",
+            highlight=False,
+        )
+
+
+@app.command("run")
+def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Device = "cpu") -> None:
+    """Run the cells of a grid that have no record yet."""
+    settings = CBPTConfig.build(read_yaml(config) if config else {})
+    for record in run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device):
+        after = record["after"]
+        asr = f", ASR {after['asr']:.2%}, PA {after['pa']:.1%}" if "asr" in after else ""
+        console.print(
+            f"{record['suspect']} {record['defense']} seed {record['seed']}: CA {record['before']['ca']:.1%} → "
+            f"{after['ca']:.1%}{asr}, target {record['target_suspected']}, {record['seconds']:.0f} s",
+            highlight=False,
+        )
+
+
+@app.command("table")
+def table(out: Out) -> None:
+    """Print the tables of a benchmark folder as Markdown, and write them to tables.md."""
+    records = read_records(out)
+    text = f"{summary_table(records)}\n\n{results_table(records)}\n"
+    (out / "tables.md").write_text(text, encoding="utf-8")
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        print(text)
