@@ -27,7 +27,7 @@ names = [model.classes[i] for i in logits.argmax(dim=1)]
 def _text(value: Any) -> str:
     """Makes untrusted text plain in Markdown: one line, no HTML, no markup."""
     line = " ".join(str(value).split())
-    return re.sub(r"([\\`*_{}\[\]()#|~$!])", r"\\\1", html.escape(line, quote=False))
+    return re.sub(r"([\\`*_{}\[\]#|~$!])", r"\\\1", html.escape(line, quote=False))
 
 
 def _front_matter(report: Mapping[str, Any]) -> str:
@@ -79,6 +79,7 @@ def render_card(report: Mapping[str, Any]) -> str:
     suspected = report.get("target_suspected")
     verdict = f"Suspected target: **{_text(suspected)}**" if suspected is not None else "No backdoor found"
     method = str(report.get("method") or "cbpt").upper()
+    tool = f"{report.get('tool') or 'clip-antidote'} {report.get('version') or ''}"
     facts = [f"Base model: {_text(public_spec(model.get('spec')))}"]
     if model.get("sha256"):
         facts.append(f"SHA-256 of the base model: `{_text(model['sha256'])}`")

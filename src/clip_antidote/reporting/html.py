@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from clip_antidote.reporting.plots import plot_class_changes, plot_scores
+from clip_antidote.reporting.plots import finite, plot_class_changes, plot_scores
 
 CAVEAT = (
     "The purified classifier protects its closed class list only. The image encoder itself stays backdoored: "
@@ -71,21 +71,21 @@ class Sample:
 
 def percent(rate: Any) -> str:
     """Writes a fraction as a percentage; two decimals below 1 %, a dash when it was not measured."""
-    if not isinstance(rate, int | float):
+    if not finite(rate):
         return "–"
     return f"{100 * rate:.2f} %" if 0 < rate < 0.01 else f"{100 * rate:.1f} %"
 
 
 def points(change: Any) -> str:
     """Writes a difference of fractions in percentage points with its sign."""
-    if not isinstance(change, int | float):
+    if not finite(change):
         return "–"
     return "±0.0" if round(100 * change, 1) == 0 else f"{100 * change:+.1f}".replace("-", "−")
 
 
 def duration(seconds: Any) -> str:
     """Writes seconds so that they read well: "0.4 s", "12 min 3 s", "2 h 5 min"."""
-    if not isinstance(seconds, int | float):
+    if not finite(seconds):
         return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -165,8 +165,11 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples:
         The page; all text of the report is escaped, pictures and charts are embedded.
     """
     suspected = report.get("target_suspected")
-    scores = [row for row in report.get("scores") or [] if row.get("score") is not None]
-    changes = [row for row in report.get("per_class") or [] if None not in (row.get("before"), row.get("after"))]
+    scores = [row for row in report.get("scores") or [] if finite(row.get("score"))]
+    scores.sort(key=lambda row: -row["score"])
+    changes = [
+        row for row in report.get("per_class") or [] if finite(row.get("before")) and finite(row.get("after"))
+    ]
     score_plot = plot_scores(scores, threshold=report.get("score_threshold"), suspected=suspected) if scores else None
     return (
         _environment()
@@ -177,7 +180,8 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples:
             metrics=METRICS,
             caveat=report.get("caveat") or CAVEAT,
             suspected_score=next((row["score"] for row in scores if row["class"] == suspected), None),
-            score_plot=score_plot,
+            scores=scores,
+        score_plot=score_plot,
             pictures=pictures,
             triggers={trigger.get("name"): trigger for trigger in report.get("triggers") or []},
             samples=samples,

@@ -17,7 +17,8 @@ _DPI = 110
 _LABEL_LENGTH = 28
 
 
-def _finite(value: Any) -> bool:
+def finite(value: Any) -> bool:
+    """Says whether a value is a number that can be drawn or written; None, NaN and infinity are not."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -77,7 +78,7 @@ def plot_scores(
     Raises:
         ValueError: No entry has a finite score.
     """
-    rows = sorted((row for row in scores if _finite(row.get("score"))), key=lambda row: -row["score"])
+    rows = sorted((row for row in scores if finite(row.get("score"))), key=lambda row: -row["score"])
     if not rows:
         raise ValueError("no scores to plot")
     shown = rows[:limit]
@@ -98,11 +99,11 @@ def plot_scores(
             fontsize=8.5,
             color=INK,
         )
-    highest = max(*values, 0, threshold if _finite(threshold) and threshold is not None else 0)
+    highest = max(*values, 0, threshold if finite(threshold) and threshold is not None else 0)
     lowest = min(*values, 0)
     axes.set_xlim(lowest, highest + 0.18 * ((highest - lowest) or 1))
     axes.set_xlabel("anomaly score", fontsize=9.5, color=INK)
-    if _finite(threshold):
+    if finite(threshold):
         axes.axvline(threshold, color=INK, linestyle=(0, (5, 3)), linewidth=1.1)
         axes.annotate(
             f"threshold {threshold:.1f}",
@@ -134,7 +135,7 @@ def plot_class_changes(
     Raises:
         ValueError: No class has both values.
     """
-    rows = [row for row in per_class if _finite(row.get("before")) and _finite(row.get("after"))]
+    rows = [row for row in per_class if finite(row.get("before")) and finite(row.get("after"))]
     if not rows:
         raise ValueError("no class has an accuracy before and after")
     shown = sorted(rows, key=lambda row: -abs(row["after"] - row["before"]))[:limit]

@@ -85,15 +85,13 @@ def train_contrastive(
                 torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
 
     model.train()
-    if device.type == "cpu":
-        model.to(memory_format=torch.channels_last)
     losses = []
     for step in track(range(start, config.steps), description, total=config.steps, done=start):
         factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * factor
         batch = make_batch(step)
-        images = batch.images.to(device, memory_format=torch.channels_last)
+        images = batch.images.to(device)
         autocast = torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
         # The fused attention is slow backward in bf16 on CPUs; captions are short, plain attention wins.
         attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

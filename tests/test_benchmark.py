@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, all_runs, prepare_zoo, read_records, run_grid
+from clip_antidote.benchmark.tables import results_table, summary_table
+from clip_antidote.errors import DataError, UsageError
+from clip_antidote.models.build import save_open_clip
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.purification.config import CBPTConfig
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> str:
+    for split, count in (("train", 4), ("test", 2)):
+        for shade, name in enumerate(("cat", "dog", "sea_horse")):
+            folder = tmp_path / "problem" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (40, 40), (80 * shade, 20 * i, 90)).save(folder / f"{i}.png")
+    return str(tmp_path / "problem")
+
+
+@pytest.fixture
+def grid(small_model: OpenCLIPEncoder, tmp_path: Path) -> GridConfig:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    save_open_clip(small_model, None, folder)
+    settings = {"training": {"steps": 1, "batch_size": 4}}
+    return GridConfig(
+        model=f"local-dir:{folder}",
+        shots=2,
+        seeds=(0, 1),
+        suspects=(
+            SuspectConfig(attack="badnet", target="cat", settings=settings),
+            SuspectConfig(attack="clean"),
+        ),
+        defenses=("cbpt", "oracle"),
+    )
+
+
+FAST = CBPTConfig.build(
+    {
+        "inversion": {"screen_steps": 1, "final_steps": 1, "batch_size": 4, "precision": "fp32"},
+        "tuning": {"steps": 1},
+        "pool": 6,
+    }
+)
+
+
+def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tmp_path: Path) -> None:
+    out = tmp_path / "bench"
+    zoo = list(prepare_zoo(grid, problem, out))
+    assert len(zoo) == 1, "the clean control needs no training"
+    assert "did not take" in zoo[0]["gate"], "one step implants nothing, and the record says so"
+    records = list(run_grid(grid, problem, out, config=FAST))
+    assert len(records) == len(all_runs(grid)) == 8
+    poisoned = [r for r in records if r["target"] == "cat"]
+    assert len(poisoned) == 4
+    assert all({"asr", "asr_floor", "pa", "target_ca"} <= r["after"].keys() for r in poisoned)
+    assert all("asr" not in r["after"] for r in records if r["target"] is None)
+    first = out / "records" / all_runs(grid)[0].file
+    first.write_text(json.dumps({**json.loads(first.read_text()), "seconds": 12345}))
+    (out / "records" / all_runs(grid)[1].file).unlink()
+    again = list(run_grid(grid, problem, out, config=FAST))
+    assert again[0]["seconds"] == 12345, "what has a record is not run again"
+    assert again[1]["after"] == records[1]["after"], "the same seed gives the same result"
+    table = results_table(read_records(out))
+    assert "| badnet-cat | cbpt |" in table
+    assert "| clean | none |" in table
+    assert "| oracle |" in summary_table(read_records(out))
+
+
+def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no defense variant 'nope'"):
+        all_runs(grid.model_copy(update={"defenses": ("nope",)}))
+    with pytest.raises(DataError, match="benchmark prepare"):
+        list(run_grid(grid, problem, tmp_path / "empty", config=FAST))
+    with pytest.raises(DataError, match="no records"):
+        read_records(tmp_path)

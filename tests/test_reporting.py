@@ -1,0 +1,321 @@
+"""Reports: escaping, completeness, pictures that survive the way into a file, and the model card."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import re
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torchvision.transforms.v2 import functional as vision
+
+from clip_antidote.reporting import (
+    CAVEAT,
+    Picture,
+    Sample,
+    amplified_difference,
+    plot_class_changes,
+    plot_scores,
+    render_card,
+    render_html,
+    to_png,
+)
+
+EVIL = '<script>alert("1")</script>'
+
+
+def metrics(**rates: float) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, rate in rates.items():
+        values |= {name: rate, f"{name}_interval": [rate / 2, (1 + rate) / 2], f"{name}_count": 372}
+    return values
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    return {
+        "tool": "clip-antidote",
+        "version": "0.1.0",
+        "created": "2025-01-02T03:04:05+00:00",
+        "command": "demo",
+        "model": {"spec": "open_clip:RN50@/some/where/suspect.pt", "sha256": "ab" * 32, "parameters": 1000},
+        "method": "cbpt",
+        "classes": ["hat", "dress", EVIL],
+        "shots": 16,
+        "measured_on": "372 test images",
+        "target_suspected": "hat",
+        "target_true": "hat",
+        "before": metrics(ca=0.714, asr=0.969),
+        "after": metrics(ca=0.701, asr=0.0039),
+        "reference": None,
+        "scores": [
+            {"class": "dress", "score": 0.3, "alignment": None, "inversion": 0.5},
+            {"class": "hat", "score": 5.2, "alignment": 0.1, "inversion": None},
+            {"class": EVIL, "score": None, "alignment": None, "inversion": None},
+        ],
+        "score_threshold": 3.5,
+        "per_class": [
+            {"class": "hat", "before": 0.9, "after": 0.6, "count": 30},
+            {"class": EVIL, "before": 0.5, "after": 0.7, "count": 30},
+            {"class": "dress", "before": None, "after": 0.7, "count": 0},
+        ],
+        "triggers": [{"name": "mask-0", "family": "mask", "hypothesis": EVIL, "flip_rate": 0.97, "size": 0.01}],
+        "stages": {"features": 3.2, "tuning": 125.0},
+        "seconds": 128.2,
+        "seed": 0,
+        "settings": {"inversion": {"steps": 200, "note": EVIL}},
+        "versions": {"python": "3.12"},
+        "warnings": [f"a warning about {EVIL}"],
+    }
+
+
+def decoded(png: bytes) -> torch.Tensor:
+    return vision.pil_to_tensor(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def text_of(page: str) -> str:
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+def test_names_from_folders_cannot_become_markup(report: dict[str, Any]) -> None:
+    report["target_suspected"] = report["target_true"] = EVIL
+    png = to_png(torch.zeros(3, 2, 2))
+    page = render_html(report, [Picture(EVIL, EVIL, png)], [Sample(png, EVIL, "hat", EVIL, "triggered")])
+    assert "<script" not in page
+    assert "Suspected target: <bdi>&lt;script&gt;" in page
+    assert f'alt="{EVIL[0]}' not in page
+    assert re.findall(r'alt="([^"]*)"', page).count("&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;") == 2
+
+
+def test_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
+    png = to_png(torch.rand(3, 4, 4))
+    page = render_html(report, [Picture("mask-0", "a mask", png)], [Sample(png, "hat", "hat", "hat", "clean")])
+    sources = re.findall(r"\b(?:src|href|srcset|data|action)\s*=\s*[\"']?([^\"'\s>]*)", page)
+    assert len(sources) == 4  # two charts, one trigger, one sample
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "<link" not in page
+    assert "default-src 'none'" in page
+
+
+def test_pictures_arrive_unchanged(report: dict[str, Any]) -> None:
+    trigger, sample = to_png(torch.rand(3, 5, 7)), to_png(torch.rand(3, 6, 6))
+    page = render_html(report, [Picture("mask-0", "found", trigger)], [Sample(sample, "hat", "x", "y", "dummy")])
+    embedded = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    assert trigger in embedded
+    assert sample in embedded
+    assert "flips 97.0 % of the images" in page
+
+
+def test_verdict_rates_and_intervals_are_shown(report: dict[str, Any]) -> None:
+    text = text_of(render_html(report, [], []))
+    assert "Suspected target: hat" in text
+    assert "anomaly score 5.2, threshold 3.5" in text
+    assert "Right: the attack planted the target hat" in text
+    assert "71.4 % → 70.1 %" in text
+    assert "96.9 % → 0.39 %" in text
+    assert "[35.7, 85.7] · n = 372" in text
+    assert "✓ −96.5" in text
+    assert "✗ −1.3" in text
+    assert "ASR not measured" not in text
+    assert "Recovery" not in text
+    assert "Clean reference" not in text
+    assert "inversion.steps 200" in text
+    assert "2 min 8 s in all" in text
+
+
+def test_a_missed_target_is_said(report: dict[str, Any]) -> None:
+    report["target_true"] = "dress"
+    assert "✗ Missed: the attack planted the target dress" in text_of(render_html(report, [], []))
+
+
+def test_clean_reference_gets_its_column(report: dict[str, Any]) -> None:
+    report["reference"] = metrics(ca=0.72, asr=0.031)
+    text = text_of(render_html(report, [], []))
+    assert "Clean reference" in text
+    assert "3.1 %" in text
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_missing_asr_is_said_and_its_rows_hidden(report: dict[str, Any], missing: bool) -> None:
+    for column in ("before", "after"):
+        report[column] = {name: value for name, value in report[column].items() if name.startswith("ca")}
+        if not missing:
+            report[column] |= {"asr": None, "asr_interval": None, "asr_count": None}
+    page, card = text_of(render_html(report, [], [])), render_card(report)
+    assert "ASR not measured: no trigger was given." in page
+    assert "ASR not measured: no trigger was given." in card
+    assert "Attack success rate" not in page + card
+    assert "71.4 %" in page
+
+
+def test_a_bare_report_renders() -> None:
+    page = render_html({"target_suspected": None, "before": {"ca": 0.5}, "after": {"ca": 0.5}}, [], [])
+    text = text_of(page)
+    assert "No backdoor found" in text
+    assert "50.0 % → 50.0 %" in text
+    assert "±0.0" in text
+    assert CAVEAT in text
+    assert "<img" not in page
+    assert "No backdoor found" in render_html({}, [], [])
+    assert "No backdoor found" in render_card({})
+
+
+def test_predictions_are_marked_with_symbols(report: dict[str, Any]) -> None:
+    text = text_of(render_html(report, [], [Sample(b"", "dress", "hat", "dress", "triggered")]))
+    assert "before ✗ hat target after ✓ dress" in text
+    assert "With the trigger" in text
+    assert "With a dummy trigger" not in text
+
+
+def test_caveat_and_warnings_stand_above_the_results(report: dict[str, Any]) -> None:
+    report["caveat"] = "only these classes"
+    text = text_of(render_html(report, [], []))
+    assert text.index("only these classes") < text.index("Before and after")
+    assert text.index("a warning about") < text.index("Before and after")
+
+
+def test_rendering_leaves_the_report_alone(report: dict[str, Any]) -> None:
+    untouched = copy.deepcopy(report)
+    render_html(report, [], [])
+    render_card(report)
+    assert report == untouched
+
+
+def test_no_folder_of_the_machine_is_shown(report: dict[str, Any]) -> None:
+    for text in (render_html(report, [], []), render_card(report)):
+        assert "/some/where" not in text
+        assert "suspect.pt" in text
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_png_keeps_size_and_pixels(scale: int) -> None:
+    pixels = torch.randint(0, 256, (3, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for picture in (pixels, pixels.float() / 255):
+        result = decoded(to_png(picture, scale))
+        assert result.shape == (3, 4 * scale, 6 * scale)
+        assert torch.equal(result[:, ::scale, ::scale], pixels)
+        assert torch.equal(result[:, scale - 1 :: scale, scale - 1 :: scale], pixels)
+
+
+def test_png_clips_what_is_out_of_range() -> None:
+    picture = torch.tensor([-1.0, 0.5, 2.0, float("nan")]).reshape(1, 1, 4).expand(3, 1, 4)
+    assert decoded(to_png(picture.requires_grad_()))[0, 0].tolist() == [0, 128, 255, 0]
+
+
+@pytest.mark.parametrize(
+    ("picture", "scale", "message"),
+    [
+        (torch.zeros(1, 4, 4), 1, "shape"),
+        (torch.zeros(2, 3, 4, 4), 1, "shape"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), 1, "floating point"),
+        (torch.zeros(3, 4, 4), 0, "scale"),
+    ],
+)
+def test_png_refuses_what_is_no_picture(picture: torch.Tensor, scale: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_png(picture, scale)
+
+
+def test_difference_is_gray_where_nothing_changed() -> None:
+    clean = torch.full((3, 2, 2), 0.4)
+    triggered = clean.clone()
+    triggered[:, 0, 0] += 0.1
+    triggered[:, 1, 1] -= 0.3
+    result = amplified_difference(clean, triggered, 2.0)
+    expected = torch.tensor([[0.7, 0.5], [0.5, 0.0]]).expand(3, 2, 2)
+    torch.testing.assert_close(result, expected)
+    in_bytes = amplified_difference((clean * 255).round().byte(), (triggered * 255).round().byte(), 2.0)
+    torch.testing.assert_close(in_bytes, expected, atol=0.01, rtol=0)
+    with pytest.raises(ValueError, match="shapes differ"):
+        amplified_difference(clean, triggered[:, :1], 2.0)
+    with pytest.raises(ValueError, match="gain"):
+        amplified_difference(clean, triggered, 0.0)
+
+
+def has_color(png: bytes, color: tuple[int, int, int]) -> bool:
+    return bool((decoded(png) == torch.tensor(color, dtype=torch.uint8)[:, None, None]).all(dim=0).any())
+
+
+def test_score_plot_colors_the_suspected_class_only() -> None:
+    orange, many = (0xD5, 0x5E, 0x00), [{"class": f"class {i}", "score": float(40 - i)} for i in range(40)]
+    assert has_color(plot_scores(many, threshold=3.5, suspected="class 39"), orange)  # beyond the highest 15
+    assert not has_color(plot_scores(many, threshold=3.5), orange)
+    assert decoded(plot_scores(many)).shape == decoded(plot_scores(many[:15])).shape
+    assert decoded(plot_scores(many[:3])).shape[1] < decoded(plot_scores(many)).shape[1]
+
+
+def test_plots_take_any_class_name() -> None:
+    names = ["$\\frac{1", "cash $5 & $6", "a\nb", "", "帽子", "x" * 300, EVIL]
+    assert Image.open(io.BytesIO(plot_scores([{"class": name, "score": -1.0} for name in names]))).format == "PNG"
+    rows = [{"class": name, "before": 0.1, "after": 0.2} for name in names]
+    assert Image.open(io.BytesIO(plot_class_changes(rows))).format == "PNG"
+
+
+def test_change_plot_shows_gains_in_blue_and_losses_in_orange() -> None:
+    gain, loss = {"class": "a", "before": 0.2, "after": 0.8}, {"class": "b", "before": 0.8, "after": 0.2}
+    blue, orange = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
+    assert [has_color(plot_class_changes([gain]), color) for color in (blue, orange)] == [True, False]
+    assert [has_color(plot_class_changes([loss]), color) for color in (blue, orange)] == [False, True]
+    assert decoded(plot_class_changes([gain] * 90)).shape == decoded(plot_class_changes([gain] * 30)).shape
+
+
+def test_plots_refuse_nothing_to_show() -> None:
+    with pytest.raises(ValueError, match="no scores"):
+        plot_scores([{"class": "a", "score": float("nan")}])
+    with pytest.raises(ValueError, match="no class"):
+        plot_class_changes([{"class": "a", "before": None, "after": 0.5}])
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    assert card.startswith("---\n")
+    fields: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+    return fields
+
+
+def test_card_says_what_a_reader_needs(report: dict[str, Any]) -> None:
+    card = render_card(report)
+    fields = front_matter(card)
+    assert fields["base_model"] == "open_clip:RN50@suspect.pt"
+    assert fields["library_name"] == "clip-antidote"
+    assert "clip" in fields["tags"]
+    assert "license" not in fields
+    assert CAVEAT in card
+    assert "Suspected target: **hat**" in card
+    assert "| Clean accuracy (CA) | 71.4 % [35.7, 85.7] | 70.1 % [35.0, 85.0] | −1.3 |" in card
+    assert "| Attack success rate (ASR) | 96.9 % [48.5, 98.5] | 0.39 % [0.2, 50.2] | −96.5 |" in card
+    assert 'ca.PurifiedCLIP.from_pretrained("path/to/this/folder")' in card
+
+
+@pytest.mark.parametrize(
+    ("spec", "base_model"),
+    [
+        ("hf-hub:org/repo", "org/repo"),
+        ("hf:org/repo@main", "org/repo"),
+        ("local-dir:/a/b/model", "local-dir:model"),
+        (r"open_clip:RN50@C:\models\x.pt", "open_clip:RN50@C:x.pt"),
+        ("tiny", "tiny"),
+        ("evil\nlicense: mit", "evil\nlicense: mit"),
+    ],
+)
+def test_card_names_the_base_model(spec: str, base_model: str) -> None:
+    fields = front_matter(render_card({"model": {"spec": spec}}))
+    assert fields["base_model"] == base_model
+    assert set(fields) == {"base_model", "library_name", "tags"}
+
+
+def test_card_escapes_names_and_shortens_long_lists(report: dict[str, Any]) -> None:
+    report["target_suspected"] = "a|b *c*\n# d [x](javascript:0)"
+    report["classes"] = [EVIL] + [f"class {i}" for i in range(99)]
+    card = render_card(report)
+    assert "<script" not in card
+    assert r"**a\|b \*c\* \# d \[x\](javascript:0)**" in card
+    assert "and 40 more (see config.json)" in card
+    assert "class 98" not in card
