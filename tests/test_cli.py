@@ -154,7 +154,15 @@ def test_ctrl_c_leaves_nothing_half_written(
     before = sorted(p.name for p in tmp_path.iterdir())
     assert run(monkeypatch, "purify", *arguments) == 130
     assert "interrupted" in capsys.readouterr().err
-    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    after = sorted(p.name for p in tmp_path.iterdir())
+    kept = [name for name in after if name.startswith(".purified.state-")]
+    assert len(kept) == 1, "stage 1 was done and is kept"
+    assert [name for name in after if name not in kept] == before
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("clip_antidote.inversion.search.TargetSearch.find", interrupt)
+    assert run(monkeypatch, "purify", *arguments) == 0, "stage 1 is not run again"
+    assert not list(tmp_path.glob(".purified*"))
 
 
 @pytest.mark.parametrize(

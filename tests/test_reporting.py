@@ -290,7 +290,7 @@ def test_card_says_what_a_reader_needs(report: dict[str, Any]) -> None:
     assert CAVEAT in card
     assert "Suspected target: **hat**" in card
     assert "| Clean accuracy (CA) | 71.4 % [35.7, 85.7] | 70.1 % [35.0, 85.0] | −1.3 |" in card
-    assert "| Attack success rate (ASR) | 96.9 % [48.5, 98.5] | 0.39 % [0.2, 50.2] | −96.5 |" in card
+    assert "| Attack success rate (ASR) | 96.9 % [48.4, 98.5] | 0.39 % [0.2, 50.2] | −96.5 |" in card
     assert 'ca.PurifiedCLIP.from_pretrained("path/to/this/folder")' in card
 
 
@@ -300,7 +300,10 @@ def test_card_says_what_a_reader_needs(report: dict[str, Any]) -> None:
         ("hf-hub:org/repo", "org/repo"),
         ("hf:org/repo@main", "org/repo"),
         ("local-dir:/a/b/model", "local-dir:model"),
-        (r"open_clip:RN50@C:\models\x.pt", "open_clip:RN50@C:x.pt"),
+        (r"open_clip:RN50@C:\models\x.pt", "open_clip:RN50@x.pt"),
+        ("open_clip:ViT-B/32", "open_clip:ViT-B/32"),
+        ("open_clip:RN50@/a/b:c@d/x.pt", "open_clip:RN50@x.pt"),
+        ("/a/b/x.pt", "x.pt"),
         ("tiny", "tiny"),
         ("evil\nlicense: mit", "evil\nlicense: mit"),
     ],

@@ -55,6 +55,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_folder(out: Path, settings: Any) -> Path:
+    """The hidden folder beside `out` that keeps the state of unfinished work with these settings."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return out.parent / f".{out.name}.state-{key}"
+
+
 def check_writable(path: Path) -> None:
     """Finds out before long work whether an output folder can be written.
 

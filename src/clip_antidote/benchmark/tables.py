@@ -51,7 +51,7 @@ def summary_table(records: list[dict[str, Any]]) -> str:
     for defense in dict.fromkeys(r["defense"] for r in poisoned):
         runs = [r for r in poisoned if r["defense"] == defense]
         shares = [
-            r["after"]["pa"] / oracle[r["suspect"], r["seed"]] for r in runs if (r["suspect"], r["seed"]) in oracle
+            r["after"]["pa"] / oracle[r["suspect"], r["seed"]] for r in runs if oracle.get((r["suspect"], r["seed"]))
         ]
         named = sum(r["target_suspected"] == r["target"] for r in runs)
         largest = _percent([max(r["after"]["asr"] for r in runs)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from clip_antidote.attacks.run import AttackResult, check_gate, run_attack
 from clip_antidote.data.captions import read_captions
 from clip_antidote.data.folders import load_images
 from clip_antidote.errors import DataError
-from clip_antidote.files import atomic_path, check_writable, write_json
+from clip_antidote.files import atomic_path, check_writable, state_folder, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -63,8 +61,7 @@ def run_attack_job(
     pairs = read_captions(Path(captions)) if captions else None
     model = load_model(spec, device=device)
     settings = [model.sha256, attack.name, attack.config.model_dump(mode="json"), target, data, captions, classes]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    state = out.parent / f".{out.name}.state-{key}"
+    state = state_folder(out, settings)
     result = run_attack(model, attack, train, test, target, captions=pairs, state_file=state / "training.pt")
     record = {
         "model": {"spec": spec, "sha256": model.sha256},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import check_writable
+from clip_antidote.files import check_writable, state_folder
 from clip_antidote.jobs.results import build_report, pick_samples, write_artefact
 from clip_antidote.models import load_model
 from clip_antidote.models.activation import activation_check
@@ -83,7 +84,10 @@ def run_purify(
     sentence = activation_check(model, pixels[few].float().to(device) / 255, clean.labels[few], clean.classes)
     if sentence:
         notes.append(sentence)
-    purified = purify(model, clean, config, templates=templates)
+    names = [clean.source.name(i) for i in range(len(clean))]
+    settings = [model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(templates)]
+    state = state_folder(out, settings)
+    purified = purify(model, clean, config, templates=templates, state=state)
     test, measured_on = choose_test_images(data, clean, classes, seed=config.seed)
     hand = ZeroShotClassifier.from_templates(model, clean.classes, templates)
     features = encode_test_images(model, test)
@@ -99,4 +103,5 @@ def run_purify(
     )
     samples = pick_samples(purified, hand, test, trigger=None, target=purified.target_suspected)
     write_artefact(out, purified, report, pixels[0].float() / 255, samples)
+    shutil.rmtree(state, ignore_errors=True)
     return report

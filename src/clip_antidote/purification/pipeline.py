@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.inversion.search import SearchResult, TargetSearch
+from clip_antidote.inversion.state import load_search, save_search
 from clip_antidote.inversion.views import ViewPool, encode_uint8, make_views
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
@@ -82,6 +84,7 @@ def purify(
     templates: Sequence[str] = IMAGENET_TEMPLATES,
     triggers: Sequence[Trigger] | None = None,
     target: str | None = None,
+    state: Path | None = None,
 ) -> PurifiedCLIP:
     """Purifies a suspect model by Class-wise Backdoor Prompt Tuning.
 
@@ -97,6 +100,8 @@ def purify(
         triggers: Skips stage 1 and uses these instead: the true trigger gives the ceiling (and needs
             `target`), none at all gives prompts tuned on clean images only.
         target: Name of the target class that belongs to `triggers`.
+        state: Folder that keeps the result of stage 1, and is read where it exists; it must belong to
+            this very model, shots and settings.
 
     Returns:
         The purified classifier; `record` holds scores, settings and seconds.
@@ -120,7 +125,7 @@ def purify(
         )
     with watch.stage("inversion"):
         if triggers is None:
-            found = TargetSearch(model, hand, pool, config.inversion, seed=config.seed).find()
+            found = _search(model, hand, pool, config, state)
             triggers = [dummy.trigger for dummy in found.dummies]
         else:
             if target not in classes and (target is not None or triggers):
@@ -159,6 +164,18 @@ def purify(
         record=record,
         triggers=dict(zip(names, triggers, strict=False)) if names else {},
     )
+
+
+def _search(
+    model: DualEncoder, hand: torch.Tensor, pool: ViewPool, config: CBPTConfig, state: Path | None
+) -> SearchResult:
+    """Runs stage 1, or takes its kept result."""
+    found = load_search(state) if state is not None else None
+    if found is None:
+        found = TargetSearch(model, hand, pool, config.inversion, seed=config.seed).find()
+        if state is not None:
+            save_search(found, state)
+    return found
 
 
 def score_rows(found: SearchResult, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -86,11 +86,10 @@ def render_card(report: Mapping[str, Any]) -> str:
     facts.append(f"Method: {_text(method)} (trigger inversion, then class-wise prompt tuning)")
     if report.get("shots") is not None:
         facts.append(f"Clean images used: {_text(report['shots'])} per class")
-    made_with = f"{_text(report.get('tool') or 'clip-antidote')} {_text(report.get('version') or '')}"
     parts = [
         _front_matter(report),
         "# Purified CLIP classifier\n",
-        f"{verdict}. Made with {made_with.rstrip()}; details in report.html.\n",
+        f"{verdict}. Made with {_text(tool)}; details in report.html.\n",
         f"> **Limits.** {_text(report.get('caveat') or CAVEAT)}\n",
         "## Results\n",
         _results(report) + "\n",

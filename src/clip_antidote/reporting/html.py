@@ -96,9 +96,12 @@ def duration(seconds: Any) -> str:
 def public_spec(spec: Any) -> str:
     """Shortens file paths in a model spec to the file name, so that a shared report shows no folders."""
     text = str(spec or "unknown")
-    if text.startswith(("hf-hub:", "hf:")):
+    separator = "@" if "@" in text else ":"
+    if text.startswith(("hf-hub:", "hf:")) or (separator == ":" and text.startswith("open_clip:")):
         return text
-    return re.sub(r"[^@:]*[/\\](?=[^/\\]+[/\\]*$)", "", text)
+    head, found, path = text.partition(separator)
+    name = re.split(r"[/\\]", (path if found else text).rstrip("/\\"))[-1]
+    return head + separator + name if found else name
 
 
 def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -167,9 +170,7 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples:
     suspected = report.get("target_suspected")
     scores = [row for row in report.get("scores") or [] if finite(row.get("score"))]
     scores.sort(key=lambda row: -row["score"])
-    changes = [
-        row for row in report.get("per_class") or [] if finite(row.get("before")) and finite(row.get("after"))
-    ]
+    changes = [row for row in report.get("per_class") or [] if finite(row.get("before")) and finite(row.get("after"))]
     score_plot = plot_scores(scores, threshold=report.get("score_threshold"), suspected=suspected) if scores else None
     return (
         _environment()
@@ -181,7 +182,7 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples:
             caveat=report.get("caveat") or CAVEAT,
             suspected_score=next((row["score"] for row in scores if row["class"] == suspected), None),
             scores=scores,
-        score_plot=score_plot,
+            score_plot=score_plot,
             pictures=pictures,
             triggers={trigger.get("name"): trigger for trigger in report.get("triggers") or []},
             samples=samples,
