@@ -50,7 +50,7 @@ def report() -> dict[str, Any]:
         "measured_on": "372 test images",
         "target_suspected": "hat",
         "target_true": "hat",
-        "before": metrics(ca=0.714, asr=0.969),
+        "before": metrics(ca=0.714, asr=0.968),
         "after": metrics(ca=0.701, asr=0.0039),
         "reference": None,
         "scores": [
@@ -120,9 +120,9 @@ def test_verdict_rates_and_intervals_are_shown(report: dict[str, Any]) -> None:
     assert "anomaly score 5.2, threshold 3.5" in text
     assert "Right: the attack planted the target hat" in text
     assert "71.4 % → 70.1 %" in text
-    assert "96.9 % → 0.39 %" in text
+    assert "96.8 % → 0.39 %" in text
     assert "[35.7, 85.7] · n = 372" in text
-    assert "✓ −96.5" in text
+    assert "✓ −96.4" in text
     assert "✗ −1.3" in text
     assert "ASR not measured" not in text
     assert "Recovery" not in text
@@ -290,7 +290,7 @@ def test_card_says_what_a_reader_needs(report: dict[str, Any]) -> None:
     assert CAVEAT in card
     assert "Suspected target: **hat**" in card
     assert "| Clean accuracy (CA) | 71.4 % [35.7, 85.7] | 70.1 % [35.0, 85.0] | −1.3 |" in card
-    assert "| Attack success rate (ASR) | 96.9 % [48.4, 98.5] | 0.39 % [0.2, 50.2] | −96.5 |" in card
+    assert "| Attack success rate (ASR) | 96.8 % [48.4, 98.4] | 0.39 % [0.2, 50.2] | −96.4 |" in card
     assert 'ca.PurifiedCLIP.from_pretrained("path/to/this/folder")' in card
 
 
