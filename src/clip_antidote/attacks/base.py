@@ -24,6 +24,8 @@ class AttackConfig(Config):
 
     Attributes:
         poison_rate: Share of the pairs that are poisoned.
+        class_bank: With labelled data: whether every batch also holds one caption of each class, as
+            negatives. It keeps the clean accuracy of small models where batches hold few classes.
         min_scale: Smallest crop of the augmentation, as share of the area; the trigger comes after it.
         training: The poisoned fine-tuning.
         gate_asr: The implant gate: the attack has failed below this ASR.
@@ -31,9 +33,10 @@ class AttackConfig(Config):
         seed: Seed of what is poisoned and of the training.
     """
 
-    poison_rate: float = Field(0.1, gt=0, lt=1)
+    poison_rate: float = Field(0.2, gt=0, lt=1)
+    class_bank: bool = True
     min_scale: float = Field(0.5, gt=0, le=1)
-    training: TrainingConfig = TrainingConfig(steps=350, lr=5e-4, warmup=20)
+    training: TrainingConfig = TrainingConfig(steps=250, lr=8e-4, warmup=20)
     gate_asr: float = Field(0.9, ge=0, le=1)
     gate_ca_drop: float = Field(0.03, ge=0, le=1)
     seed: int = 0

@@ -91,7 +91,8 @@ def run_attack(
         target=target,
     )
     size = round(model.image_size * STORE_MARGIN)
-    pairs = pairs_from_labels(train, model.tokenize, size, mode=model.resize_mode)
+    bank = attack.config.class_bank
+    pairs = pairs_from_labels(train, model.tokenize, size, mode=model.resize_mode, class_bank=bank)
     if captions:
         pairs = join_pairs(pairs, pairs_from_captions(captions, model.tokenize, size, mode=model.resize_mode))
     data = attack.poison(pairs, target, model.tokenize, target_group=label)

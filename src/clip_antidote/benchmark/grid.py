@@ -169,6 +169,7 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
         "shots": grid.shots,
         "before": measure(suspect.hand, suspect.features, target=target).metrics.to_dict(),
         "after": measure(purified, suspect.features, target=target).metrics.to_dict(),
+        "after_single": measure(purified.single(), suspect.features, target=target).metrics.to_dict(),
         "reference": suspect.reference,
         **{key: purified.record[key] for key in ("target_suspected", "scores", "triggers", "stages", "seconds")},
         "settings": purified.record["settings"],

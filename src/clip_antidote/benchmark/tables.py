@@ -20,10 +20,21 @@ def _row(name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str
     return "| " + " | ".join(cells) + " |"
 
 
+def both_heads(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Splits every record with a decoy into one with it and one with a weight per class only."""
+    out = []
+    for record in records:
+        out.append(record)
+        if record.get("after_single") is not None and record["after_single"] != record["after"]:
+            out.append({**record, "after": record["after_single"], "defense": f"{record['defense']} (one weight)"})
+    return out
+
+
 def results_table(records: list[dict[str, Any]]) -> str:
     """One row per suspect and defense, means over seeds in percent; undefended and clean model beside."""
     heads = ["suspect", "defense", *HEADS, "ASR by seed", "target named", "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    records = both_heads(records)
     for suspect in sorted({r["suspect"] for r in records}):
         rows = [r for r in records if r["suspect"] == suspect]
         if rows[0]["reference"]:
@@ -42,7 +53,7 @@ def results_table(records: list[dict[str, Any]]) -> str:
 
 def summary_table(records: list[dict[str, Any]]) -> str:
     """One row per defense, means over all poisoned suspects and seeds in percent."""
-    poisoned = [r for r in records if r["target"] is not None]
+    poisoned = [r for r in both_heads(records) if r["target"] is not None]
     heads = ["defense", *HEADS, "largest ASR", "PA / PA of the oracle", "target named"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     oracle = {(r["suspect"], r["seed"]): r["after"]["pa"] for r in poisoned if r["defense"] == "oracle"}

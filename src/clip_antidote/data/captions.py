@@ -48,6 +48,7 @@ def pairs_from_labels(
     *,
     mode: str = "shortest",
     templates: Sequence[str] = IMAGENET_TEMPLATES,
+    class_bank: bool = False,
 ) -> CaptionedImages:
     """Makes pairs of labelled images: any template with the class name is a true caption.
 
@@ -57,15 +58,19 @@ def pairs_from_labels(
         size: Side in pixels at which the images are kept.
         mode: How images are resized, see `resize_image`.
         templates: Caption templates with {} for the class name.
+        class_bank: Whether every batch also gets one caption of each class, as negatives.
     """
     texts = [fill_template(template, name) for name in images.classes for template in templates]
     labels = images.labels
+    every = torch.arange(len(images.classes))
+    bank = (every * len(templates), torch.full_like(every, len(templates)), every)
     return CaptionedImages(
         images=images.tensor(size, mode=mode),
         token_ids=tokenize(texts).int(),
         first=labels * len(templates),
         count=torch.full_like(labels, len(templates)),
         groups=labels.clone(),
+        bank=bank if class_bank else None,
     )
 
 

@@ -10,7 +10,7 @@ from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.objective import inversion_loss
 from clip_antidote.inversion.views import ViewPool, autocast
-from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.dual_encoder import DualEncoder, frozen
 from clip_antidote.progress import track
 
 
@@ -83,10 +83,7 @@ class Inverter:
         hypotheses = hypotheses.to(self.model.device)
         bank.to(self.model.device)
         optimizer = torch.optim.Adam(bank.parameters(), lr=self.config.lr)
-        frozen = [p for p in self.model.parameters() if p.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
+        with frozen(self.model):
             for _ in track(range(steps), description, total=steps):
                 rows = torch.randint(len(self.pool), (self.config.batch_size,), generator=self.generator)
                 loss, _, valid = self._losses(bank, hypotheses, rows)
@@ -95,9 +92,6 @@ class Inverter:
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
                 optimizer.step()
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
         return bank
 
     @torch.no_grad()

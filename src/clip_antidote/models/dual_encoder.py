@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -125,3 +126,16 @@ class DualEncoder(nn.Module, ABC):
         resized = vision.resize(images, target, interpolation=InterpolationMode.BICUBIC, antialias=True)
         fitted: torch.Tensor = vision.center_crop(resized, [size, size]).clamp(0, 1)
         return fitted
+
+
+@contextmanager
+def frozen(model: DualEncoder) -> Iterator[None]:
+    """Keeps gradients out of the model's parameters inside the block."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

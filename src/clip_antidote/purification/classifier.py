@@ -14,6 +14,7 @@ from clip_antidote.files import atomic_path, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.decoy import DecoyHead
 from clip_antidote.triggers.base import Trigger
 
 FORMAT = 1
@@ -32,7 +33,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         context: Tuned contexts [C, M, Dt].
         record: What is known about how it was made (settings, scores, seconds, ...), for `config.json`.
         triggers: Dummy triggers found in stage 1, by name.
-
+        decoy: The decoy head; without it, the classifier answers with its one weight per class.
     """
 
     def __init__(
@@ -44,11 +45,15 @@ class PurifiedCLIP(ZeroShotClassifier):
         context: torch.Tensor,
         record: dict[str, Any] | None = None,
         triggers: dict[str, Trigger] | None = None,
+        decoy: DecoyHead | None = None,
     ) -> None:
         super().__init__(model, classifier, classes)
         self.record = record or {}
         self.triggers = triggers or {}
         self.register_buffer("context", context)
+        self.register_buffer("decoy_weights", decoy.weights if decoy is not None else None)
+        self.decoy_weights: torch.Tensor | None
+        self._decoy = (decoy.bias, decoy.target) if decoy is not None else None
         self.context: torch.Tensor
 
     @property
@@ -56,11 +61,38 @@ class PurifiedCLIP(ZeroShotClassifier):
         """Name of the suspected target class, None where nothing was found."""
         return self.record.get("target_suspected")
 
+    @property
+    def decoy(self) -> DecoyHead | None:
+        """The decoy head, None where the classifier has one weight per class."""
+        if self.decoy_weights is None or self._decoy is None:
+            return None
+        return DecoyHead(self.decoy_weights, *self._decoy)
+
+    def single(self) -> ZeroShotClassifier:
+        """Returns the same classifier without the decoy: one weight per class, as in the paper."""
+        return ZeroShotClassifier(self.model, self.classifier, self.classes)
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits [N, C] of unit image features [N, D].
+
+        With a decoy, features that look triggered get the logits of the tuned prompts, the target's
+        below all others; the rest get those of the clean prompts.
+        """
+        tuned = super().logits(features)
+        head = self.decoy
+        if head is None:
+            return tuned
+        clean, triggered = head.gate(features.to(self.classifier), self.model.logit_scale)
+        tuned[:, head.target] = tuned.amin(dim=1) - 1
+        bias = self.model.logit_bias
+        return torch.where(triggered[:, None], tuned, clean if bias is None else clean + bias)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the artefact folder, whole or not at all.
 
         `config.json`, `prompts.safetensors`, `classifier.safetensors`, `classifier.pt` (the [D, C] tensor
-        for CLIP_benchmark) and `triggers/`. The suspect model itself is not copied, but named with its hash.
+        for CLIP_benchmark: one weight per class, without the decoy), `decoy.safetensors` and `triggers/`.
+        The suspect model itself is not copied, but named with its hash.
 
         Raises:
             DataError: The folder cannot be written.
@@ -71,10 +103,16 @@ class PurifiedCLIP(ZeroShotClassifier):
 
     def write_files(self, folder: Path) -> None:
         """Writes the artefact's files into an existing folder."""
+        head = self.decoy
+        gate = None
+        if head is not None:
+            gate = {"bias": head.bias, "target": self.classes[head.target]}
+            save_file({"weights": head.weights.detach().cpu().contiguous()}, folder / "decoy.safetensors")
         config = {
             "format": FORMAT,
             "base_model": {"spec": self.model.spec, "sha256": self.model.sha256},
             "classes": list(self.classes),
+            "decoy": gate,
             **self.record,
         }
         write_json(folder / "config.json", config)
@@ -106,6 +144,10 @@ class PurifiedCLIP(ZeroShotClassifier):
             base, classes = config.pop("base_model"), tuple(config.pop("classes"))
             classifier = load_file(root / "classifier.safetensors")["classifier"]
             context = load_file(root / "prompts.safetensors")["context"]
+            gate, decoy = config.pop("decoy", None), None
+            if gate is not None:
+                weights = load_file(root / "decoy.safetensors")["weights"]
+                decoy = DecoyHead(weights, float(gate["bias"]), classes.index(gate["target"]))
         except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
             raise DataError(f"{root} is not a purified classifier: {error}") from error
         if classifier.ndim != 2 or classifier.shape[1] != len(classes):
@@ -120,7 +162,7 @@ class PurifiedCLIP(ZeroShotClassifier):
                 f"{model.sha256[:12]}…); give the model it was purified from"
             )
         config.pop("format", None)
-        return cls(model, classifier, classes, context=context, record=config).to(device)
+        return cls(model, classifier, classes, context=context, record=config, decoy=decoy).to(device)
 
 
 def _moved(spec: str, root: Path) -> str:

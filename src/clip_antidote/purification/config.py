@@ -19,19 +19,45 @@ class TuningConfig(Config):
         utility_weight: Weight of the cross-entropy on clean images.
         reclassification_weight: Weight of the cross-entropy on dummy-triggered images.
         anchor_weight: Weight of the distance to the hand-written classifier.
-        target_weight: Extra weight of the suspected target's clean images.
         chunk: Classes per text-encoder chunk; bounds the memory.
     """
 
     context_length: int = Field(4, ge=1)
-    steps: int = Field(400, ge=1)
+    steps: int = Field(300, ge=1)
     batch_size: int = Field(512, ge=1)
     lr: float = Field(2e-3, gt=0)
     utility_weight: float = Field(1.0, ge=0)
     reclassification_weight: float = Field(1.0, ge=0)
-    anchor_weight: float = Field(1.0, ge=0)
-    target_weight: float = Field(1.0, gt=0)
+    anchor_weight: float = Field(40.0, ge=0)
     chunk: int = Field(128, ge=1)
+
+
+class DecoyConfig(Config):
+    """Settings of the decoy prompt, which guards the suspected target; see docs/method.md.
+
+    Attributes:
+        enabled: Whether `PurifiedCLIP` answers with the decoy; without it, with one weight per class.
+        steps: Optimizer steps.
+        batch_size: Cached features of each kind (clean, dummy-triggered) per step.
+        target_batch: Clean views of the target per step.
+        target_views: Views made of every shot of the target.
+        target_min_scale: Smallest crop of these views, as share of the area.
+        lr: Learning rate of Adam, with cosine decay.
+        target_weight: Weight of keeping the target's clean views on the target's side.
+        anchor_weight: Weight of the distance to the hand-written classifier.
+        keep: Share of the target's clean views the gate has to let through; sets its threshold.
+    """
+
+    enabled: bool = True
+    steps: int = Field(300, ge=1)
+    batch_size: int = Field(512, ge=1)
+    target_batch: int = Field(64, ge=1)
+    target_views: int = Field(32, ge=1)
+    target_min_scale: float = Field(0.4, gt=0, le=1)
+    lr: float = Field(2e-3, gt=0)
+    target_weight: float = Field(1.0, ge=0)
+    anchor_weight: float = Field(40.0, ge=0)
+    keep: float = Field(0.95, gt=0, lt=1)
 
 
 class CBPTConfig(Config):
@@ -40,6 +66,7 @@ class CBPTConfig(Config):
     Attributes:
         inversion: Stage 1.
         tuning: Stage 2.
+        decoy: The guard of the suspected target, beyond the paper.
         pool: About how many views of the shots are made in all.
         max_views: Most views of one shot.
         min_scale: Smallest crop of a view, as share of the area.
@@ -48,6 +75,7 @@ class CBPTConfig(Config):
 
     inversion: InversionConfig = InversionConfig()
     tuning: TuningConfig = TuningConfig()
+    decoy: DecoyConfig = DecoyConfig()
     pool: int = Field(6000, ge=1)
     max_views: int = Field(9, ge=1)
     min_scale: float = Field(0.5, gt=0, le=1)

@@ -11,7 +11,6 @@ def classification_loss(
     labels: torch.Tensor,
     weights: torch.Tensor,
     logit_scale: torch.Tensor,
-    sample_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of s·z·Wᵀ: utility on clean features, reclassification on triggered ones.
 
@@ -20,12 +19,8 @@ def classification_loss(
         labels: True classes [N].
         weights: Unit class weights [C, D].
         logit_scale: Scalar s.
-        sample_weights: Weight per sample [N], all one by default.
     """
-    losses = F.cross_entropy(logit_scale * features @ weights.T, labels, reduction="none")
-    if sample_weights is None:
-        return losses.mean()
-    return (losses * sample_weights).sum() / sample_weights.sum()
+    return F.cross_entropy(logit_scale * features @ weights.T, labels)
 
 
 def anchor_loss(weights: torch.Tensor, anchor: torch.Tensor) -> torch.Tensor:

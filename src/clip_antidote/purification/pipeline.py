@@ -22,6 +22,7 @@ from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.decoy import DecoyHead, tune_decoy
 from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
 from clip_antidote.triggers.base import Trigger
 
@@ -133,17 +134,20 @@ def purify(
             found = SearchResult(target=None if target is None else classes.index(target))
         features, labels = trigger_features(model, pool, triggers, target=found.target, precision=precision)
     with watch.stage("tuning"):
+        cached = CachedFeatures(pool.features, pool.labels, features, labels)
         prompts, weights = tune_prompts(
             model,
             classes,
-            CachedFeatures(pool.features, pool.labels, features, labels),
+            cached,
             hand,
             config.tuning,
-            target=found.target,
             generator=torch.Generator().manual_seed(config.seed),
         )
+        decoy = None
+        if found.target is not None and len(features) and config.decoy.enabled:
+            decoy = guard_target(model, shots, cached, hand, config, target=found.target)
     record: dict[str, Any] = {
-        "method": "cbpt",
+        "method": "cbpt" if decoy is None else "cbpt-decoy",
         "target_suspected": None if found.target is None else classes[found.target],
         "shots": int(counts.min()),
         "seed": config.seed,
@@ -163,7 +167,42 @@ def purify(
         context=prompts.context.detach(),
         record=record,
         triggers=dict(zip(names, triggers, strict=False)) if names else {},
+        decoy=decoy,
     )
+
+
+def guard_target(
+    model: DualEncoder,
+    shots: LabelledImages,
+    cached: CachedFeatures,
+    hand: torch.Tensor,
+    config: CBPTConfig,
+    *,
+    target: int,
+) -> DecoyHead:
+    """Tunes the decoy on many views of the suspected target's shots, see `tune_decoy`."""
+    own = shots.subset((shots.labels == target).nonzero().flatten())
+    views = make_views(
+        model,
+        own,
+        views=config.decoy.target_views,
+        min_scale=config.decoy.target_min_scale,
+        seed=config.seed + 1,
+        precision=config.inversion.precision,
+    )
+    _, head = tune_decoy(
+        model,
+        shots.classes,
+        cached,
+        views.features,
+        hand,
+        config.decoy,
+        target=target,
+        context_length=config.tuning.context_length,
+        chunk=config.tuning.chunk,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    return head
 
 
 def _search(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.dual_encoder import DualEncoder, frozen
 from clip_antidote.progress import track
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
 from clip_antidote.purification.config import TuningConfig
@@ -39,7 +39,6 @@ def tune_prompts(
     anchor: torch.Tensor,
     config: TuningConfig,
     *,
-    target: int | None = None,
     generator: torch.Generator,
     description: str = "tuning prompts",
 ) -> tuple[ClassPrompts, torch.Tensor]:
@@ -51,7 +50,6 @@ def tune_prompts(
         cached: Clean and dummy-triggered features.
         anchor: Hand-written class weights [C, D].
         config: Settings.
-        target: The suspected target, whose clean images get `config.target_weight`.
         generator: CPU generator of the batches.
         description: Label of the progress bar.
 
@@ -63,24 +61,18 @@ def tune_prompts(
     optimizer = torch.optim.Adam([prompts.context], lr=config.lr)
     scale = model.logit_scale.detach()
     anchor = anchor.to(device)
-    frozen = [p for p in model.parameters() if p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
 
     def sample(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = torch.randint(len(features), (config.batch_size,), generator=generator)
         return features[rows].to(device), labels[rows].to(device)
 
-    try:
+    with frozen(model):
         for step in track(range(config.steps), description, total=config.steps):
             factor = warmup_cosine(step, steps=config.steps, warmup=min(10, config.steps // 10))
             optimizer.param_groups[0]["lr"] = config.lr * factor
             weights = encode_prompts(model, prompts, chunk=config.chunk)
             features, labels = sample(cached.clean, cached.labels)
-            sample_weights = None
-            if target is not None and config.target_weight != 1:
-                sample_weights = torch.where(labels == target, config.target_weight, 1.0)
-            loss = config.utility_weight * classification_loss(features, labels, weights, scale, sample_weights)
+            loss = config.utility_weight * classification_loss(features, labels, weights, scale)
             if len(cached.triggered) and config.reclassification_weight:
                 features, labels = sample(cached.triggered, cached.triggered_labels)
                 loss = loss + config.reclassification_weight * classification_loss(features, labels, weights, scale)
@@ -89,9 +81,6 @@ def tune_prompts(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
     with torch.no_grad():
         weights = encode_prompts(model, prompts, chunk=config.chunk)
     return prompts, weights

@@ -15,7 +15,6 @@ from clip_antidote.data.folders import load_images
 from clip_antidote.data.pairs import PairBatch
 from clip_antidote.data.problem import name_hash
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
 from clip_antidote.training.augment import color_jitter, random_crops, random_overlays
 from clip_antidote.training.loop import TrainingConfig, train_contrastive
 
@@ -79,16 +78,12 @@ def pretrain(
         on_step: Called with step and loss after every step.
     """
     images = load_images(problem, split="train")
-    pairs = pairs_from_labels(images, model.tokenize, config.store_size)
+    pairs = pairs_from_labels(images, model.tokenize, config.store_size, class_bank=config.class_bank)
     captions = problem / "captions" / "captions.csv"
     if captions.exists() and config.caption_images:
         chosen = sorted(read_captions(captions).items(), key=lambda item: name_hash(item[0].name))
         captioned = dict(chosen[: config.caption_images])
         pairs = join_pairs(pairs, pairs_from_captions(captioned, model.tokenize, config.store_size))
-    if config.class_bank:
-        labels = torch.arange(len(images.classes))
-        per_class = len(IMAGENET_TEMPLATES)
-        pairs.bank = (labels * per_class, torch.full_like(labels, per_class), labels)
     augment = partial(augment_batch, size=model.image_size, config=config.augment)
 
     def make_batch(step: int) -> PairBatch:
