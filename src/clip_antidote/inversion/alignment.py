@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -44,3 +46,11 @@ def robust_z(values: torch.Tensor, population: torch.Tensor | None = None) -> to
     median = reference.quantile(0.5)
     mad = (reference - median).abs().quantile(0.5)
     return (median - values) / (1.4826 * mad).clamp_min(1e-6)
+
+
+def expected_extreme(count: int) -> float:
+    """About how far the largest of `count` independent normal values lies above the mean, √(2·ln N).
+
+    The most suspicious of many classes always looks suspicious; only what exceeds this says something.
+    """
+    return math.sqrt(2 * math.log(max(2, count)))

@@ -19,6 +19,8 @@ class TuningConfig(Config):
         utility_weight: Weight of the cross-entropy on clean images.
         reclassification_weight: Weight of the cross-entropy on dummy-triggered images.
         anchor_weight: Weight of the distance to the hand-written classifier.
+        clean_anchor_weight: The same where there are no dummy triggers to reclassify: for a model in which
+            nothing was found, and for the clean prompts beside the decoy.
         chunk: Classes per text-encoder chunk; bounds the memory.
     """
 
@@ -28,7 +30,8 @@ class TuningConfig(Config):
     lr: float = Field(2e-3, gt=0)
     utility_weight: float = Field(1.0, ge=0)
     reclassification_weight: float = Field(1.0, ge=0)
-    anchor_weight: float = Field(40.0, ge=0)
+    anchor_weight: float = Field(10.0, ge=0)
+    clean_anchor_weight: float = Field(40.0, ge=0)
     chunk: int = Field(128, ge=1)
 
 
@@ -44,7 +47,6 @@ class DecoyConfig(Config):
         target_min_scale: Smallest crop of these views, as share of the area.
         lr: Learning rate of Adam, with cosine decay.
         target_weight: Weight of keeping the target's clean views on the target's side.
-        anchor_weight: Weight of the distance to the hand-written classifier.
         keep: Share of the target's clean views the gate has to let through; sets its threshold.
     """
 
@@ -56,7 +58,6 @@ class DecoyConfig(Config):
     target_min_scale: float = Field(0.4, gt=0, le=1)
     lr: float = Field(2e-3, gt=0)
     target_weight: float = Field(1.0, ge=0)
-    anchor_weight: float = Field(40.0, ge=0)
     keep: float = Field(0.95, gt=0, lt=1)
 
 

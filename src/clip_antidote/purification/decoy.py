@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from clip_antidote.models.dual_encoder import DualEncoder, frozen
 from clip_antidote.progress import track
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
-from clip_antidote.purification.config import DecoyConfig
+from clip_antidote.purification.config import DecoyConfig, TuningConfig
 from clip_antidote.purification.losses import anchor_loss, classification_loss
 from clip_antidote.purification.tuner import CachedFeatures
 from clip_antidote.training.optim import warmup_cosine
@@ -51,10 +51,9 @@ def tune_decoy(
     target_views: torch.Tensor,
     anchor: torch.Tensor,
     config: DecoyConfig,
+    tuning: TuningConfig,
     *,
     target: int,
-    context_length: int,
-    chunk: int,
     generator: torch.Generator,
 ) -> tuple[ClassPrompts, DecoyHead]:
     """Tunes C class prompts and one decoy prompt, started at the target's name.
@@ -73,9 +72,8 @@ def tune_decoy(
         target_views: Unit features of many clean views of the target's shots [T, D].
         anchor: Hand-written class weights [C, D].
         config: Settings.
+        tuning: Settings shared with the other prompts: context, chunk and the anchor of clean prompts.
         target: Class index of the suspected target.
-        context_length: Context tokens per prompt.
-        chunk: Classes per text-encoder chunk.
         generator: CPU generator of the batches.
 
     Returns:
@@ -83,7 +81,7 @@ def tune_decoy(
     """
     device = model.device
     count = len(classes)
-    prompts = ClassPrompts(model, [*classes, classes[target]], length=context_length).to(device)
+    prompts = ClassPrompts(model, [*classes, classes[target]], length=tuning.context_length).to(device)
     optimizer = torch.optim.Adam([prompts.context], lr=config.lr)
     scale = model.logit_scale.detach()
     anchor = anchor.to(device)
@@ -95,7 +93,7 @@ def tune_decoy(
         for step in track(range(config.steps), "tuning the decoy", total=config.steps):
             factor = warmup_cosine(step, steps=config.steps, warmup=min(10, config.steps // 10))
             optimizer.param_groups[0]["lr"] = config.lr * factor
-            weights = encode_prompts(model, prompts, chunk=chunk)
+            weights = encode_prompts(model, prompts, chunk=tuning.chunk)
             rows = draw(len(cached.clean), config.batch_size)
             clean, labels = cached.clean[rows].to(device), cached.labels[rows].to(device)
             triggered = cached.triggered[draw(len(cached.triggered), config.batch_size)].to(device)
@@ -106,13 +104,13 @@ def tune_decoy(
                 classification_loss(clean, labels, weights, scale)
                 + classification_loss(triggered, decoy, weights, scale)
                 + config.target_weight * F.softplus(-margin).mean()
-                + config.anchor_weight * anchor_loss(weights[:count], anchor)
+                + tuning.clean_anchor_weight * anchor_loss(weights[:count], anchor)
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        weights = encode_prompts(model, prompts, chunk=chunk)
+        weights = encode_prompts(model, prompts, chunk=tuning.chunk)
         margins = scale * target_views.to(device) @ (weights[target] - weights[count])
         bias = float(margins.quantile(1 - config.keep))
     return prompts, DecoyHead(weights.T.contiguous(), bias, target)

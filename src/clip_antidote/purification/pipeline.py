@@ -197,9 +197,8 @@ def guard_target(
         views.features,
         hand,
         config.decoy,
+        config.tuning,
         target=target,
-        context_length=config.tuning.context_length,
-        chunk=config.tuning.chunk,
         generator=torch.Generator().manual_seed(config.seed),
     )
     return head

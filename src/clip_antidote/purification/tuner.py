@@ -73,11 +73,13 @@ def tune_prompts(
             weights = encode_prompts(model, prompts, chunk=config.chunk)
             features, labels = sample(cached.clean, cached.labels)
             loss = config.utility_weight * classification_loss(features, labels, weights, scale)
+            anchor_weight = config.clean_anchor_weight
             if len(cached.triggered) and config.reclassification_weight:
+                anchor_weight = config.anchor_weight
                 features, labels = sample(cached.triggered, cached.triggered_labels)
                 loss = loss + config.reclassification_weight * classification_loss(features, labels, weights, scale)
-            if config.anchor_weight:
-                loss = loss + config.anchor_weight * anchor_loss(weights, anchor)
+            if anchor_weight:
+                loss = loss + anchor_weight * anchor_loss(weights, anchor)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
