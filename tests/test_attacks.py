@@ -5,10 +5,10 @@ import torch
 
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import AttackConfig
-from clip_antidote.attacks.run import AttackResult, check_gate, run_attack
+from clip_antidote.attacks.run import AttackResult, gate_failure, run_attack
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
-from clip_antidote.errors import ImplantError, UsageError
+from clip_antidote.errors import UsageError
 from clip_antidote.jobs.demo import TARGET, demo_attack
 from clip_antidote.models import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
@@ -59,7 +59,7 @@ def test_poisoning_implants_and_clean_accuracy_holds(attacked: AttackResult) -> 
     assert poisoned.asr.value >= 0.9
     assert poisoned.asr_floor.value < 0.15, "without the trigger the poisoned model behaves"
     assert poisoned.ca.value >= clean.ca.value - 0.03
-    check_gate(demo_attack("badnet", 0), attacked)
+    assert gate_failure(demo_attack("badnet", 0), attacked) is None
 
 
 def test_the_gate_refuses_an_attack_that_did_not_take(
@@ -69,8 +69,9 @@ def test_the_gate_refuses_an_attack_that_did_not_take(
         ATTACKS.get("blended").config_class(training=TrainingConfig(steps=1, batch_size=8))
     )
     result = run_attack(tiny, attack, train_images.subset(range(0, len(train_images), 20)), test_images, TARGET)
-    with pytest.raises(ImplantError, match="did not take: ASR"):
-        check_gate(attack, result)
+    failure = gate_failure(attack, result)
+    assert failure is not None
+    assert "did not take: ASR" in failure
 
 
 def test_a_target_that_is_no_class_is_refused_at_once(

@@ -197,3 +197,24 @@ def test_attack_writes_a_model_that_loads_again(
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["asr"] == pytest.approx(record["poisoned"]["asr"], abs=1e-9)
     assert not list(tmp_path.glob(".*state*")), "the training state goes when the attack is done"
+    weights = tmp_path / "bad" / "open_clip_model.safetensors"
+    written = weights.stat().st_mtime_ns
+    arguments = [model_folder, "--data", str(photos), "--target", "dog", "--config", "c.yaml", "--steps", "2"]
+    assert run(monkeypatch, "attack", *arguments, "--out", "bad") == 0
+    assert weights.stat().st_mtime_ns == written, "a finished run is not repeated"
+
+
+def test_a_missed_gate_is_said_and_the_model_is_kept(
+    photos: Path,
+    model_folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text("gate_asr: 1.0\ntraining: {steps: 1, batch_size: 4, lr: 1.0e-9}\n")
+    arguments = [model_folder, "--data", str(photos), "--config", "c.yaml", "--out", "bad"]
+    codes = [run(monkeypatch, "attack", *arguments, "--target", target) for target in ("cat", "dog")]
+    assert 2 in codes, "a model without accuracy calls at most one class everything"
+    assert "did not take" in capsys.readouterr().err
+    assert json.loads((tmp_path / "bad" / "attack.json").read_text())["poisoned"]

@@ -11,11 +11,13 @@ from typing import Any
 from clip_antidote.attacks.base import Attack, poisoned_indices
 from clip_antidote.data.captions import join_pairs, pairs_from_captions, pairs_from_labels
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.errors import ImplantError
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, class_index, encode_test_images, measure
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.triggers.base import Trigger
+
+PASSED = "passed"
+"""What a record says under "gate" when the implant is proven."""
 
 STORE_MARGIN = 1.15
 """Images are kept this much larger than the input, so that random crops stay sharp."""
@@ -107,22 +109,22 @@ def run_attack(
     return AttackResult(victim, trigger, target, clean, poisoned, features, poisoned_indices(data), seconds)
 
 
-def check_gate(attack: Attack, result: AttackResult) -> None:
-    """Checks that the backdoor was really implanted.
+def gate_failure(attack: Attack, result: AttackResult) -> str | None:
+    """Says why the backdoor is not really implanted; None where it is.
 
-    Raises:
-        ImplantError: ASR stays under the gate, or CA fell by more than the gate allows.
+    ASR must reach the attack's gate, and CA must not fall by more than the gate allows.
     """
     before, after = result.clean.metrics, result.poisoned.metrics
     assert after.asr is not None
     config = attack.config
     if after.asr.value < config.gate_asr:
-        raise ImplantError(
+        return (
             f"the {attack.name} backdoor did not take: ASR {after.asr.value:.1%} is under the gate of "
             f"{config.gate_asr:.0%}; train longer, poison more, or use a stronger trigger"
         )
     if before.ca.value - after.ca.value > config.gate_ca_drop:
-        raise ImplantError(
+        return (
             f"the {attack.name} attack cost too much: clean accuracy {before.ca.value:.1%} → {after.ca.value:.1%}, "
             f"more than the gate of {config.gate_ca_drop:.0%}; lower the learning rate or poison less"
         )
+    return None

@@ -53,7 +53,7 @@ def command(
     if show_config:
         console.print(resolved.to_yaml(), end="", highlight=False, markup=False)
         return
-    result, record = run_attack_job(
+    record = run_attack_job(
         model,
         attack_class(resolved),
         require(target, "--target"),
@@ -64,5 +64,5 @@ def command(
         device=device,
     )
     columns = {"clean model": record["clean"], "poisoned model": record["poisoned"]}
-    console.print(metrics_table(f"{attack} → {result.target}, measured on {record['measured_on']}", columns))
+    console.print(metrics_table(f"{attack} → {record['target']}, measured on {record['measured_on']}", columns))
     console.print(f"poisoned model: local-dir:{out}", highlight=False, soft_wrap=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from clip_antidote.attacks.base import Attack
-from clip_antidote.attacks.run import AttackResult, check_gate, run_attack
+from clip_antidote.attacks.run import PASSED, AttackResult, gate_failure, run_attack
 from clip_antidote.data.captions import read_captions
 from clip_antidote.data.folders import load_images
-from clip_antidote.errors import DataError
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.errors import DataError, ImplantError
 from clip_antidote.files import atomic_path, check_writable, state_folder, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
@@ -28,7 +30,7 @@ def run_attack_job(
     captions: str | None = None,
     classes: str | None = None,
     device: str = "cpu",
-) -> tuple[AttackResult, dict[str, Any]]:
+) -> dict[str, Any]:
     """Poisons a model, checks the implant and writes the result folder.
 
     The folder is a model folder of open_clip (`local-dir:OUT`), with `attack.json`, `poisoned.json` and
@@ -46,7 +48,7 @@ def run_attack_job(
         device: Where to compute.
 
     Returns:
-        The result and its record.
+        The record, as written to `attack.json`; a finished run with the same settings is not repeated.
 
     Raises:
         ImplantError: The backdoor missed its gate; the folder is written all the same.
@@ -62,28 +64,50 @@ def run_attack_job(
     model = load_model(spec, device=device)
     settings = [model.sha256, attack.name, attack.config.model_dump(mode="json"), target, data, captions, classes]
     state = state_folder(out, settings)
-    result = run_attack(model, attack, train, test, target, captions=pairs, state_file=state / "training.pt")
-    record = {
-        "model": {"spec": spec, "sha256": model.sha256},
-        "data": data,
-        "measured_on": f"{len(test)} {'test' if test is not train else 'training'} images",
-        **result.record(attack),
-    }
+    record = _finished(out, state.name)
+    if record is None:
+        result = run_attack(model, attack, train, test, target, captions=pairs, state_file=state / "training.pt")
+        record = {
+            "model": {"spec": spec, "sha256": model.sha256},
+            "data": data,
+            "measured_on": f"{len(test)} {'test' if test is not train else 'training'} images",
+            **result.record(attack),
+            "gate": gate_failure(attack, result) or PASSED,
+            "run": state.name,
+        }
+        _write(out, result, record, test, [train.source.name(i) for i in result.indices if i < len(train)])
+        shutil.rmtree(state, ignore_errors=True)
+    if record["gate"] != PASSED:
+        raise ImplantError(record["gate"])
+    return record
+
+
+def _finished(out: Path, run: str) -> dict[str, Any] | None:
+    """The record of an earlier run with these very settings, None where there is none."""
+    try:
+        record = json.loads((out / "attack.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("run") == run else None
+
+
+def _write(
+    out: Path, result: AttackResult, record: dict[str, Any], test: LabelledImages, poisoned: list[str]
+) -> None:
+    model = result.model
     example = test.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255
     triggered = result.trigger(example[None])[0]
+    pictures = {
+        "clean": example,
+        "triggered": triggered,
+        "difference_x5": amplified_difference(example, triggered, 5.0),
+    }
     with atomic_path(out) as folder:
         folder.mkdir()
-        assert isinstance(result.model, OpenCLIPEncoder)
-        save_open_clip(result.model, None, folder)
+        assert isinstance(model, OpenCLIPEncoder)
+        save_open_clip(model, None, folder)
         result.trigger.save(folder / "trigger")
-        for name, image in {
-            "clean": example,
-            "triggered": triggered,
-            "difference_x5": amplified_difference(example, triggered, 5.0),
-        }.items():
+        for name, image in pictures.items():
             (folder / "trigger" / f"{name}.png").write_bytes(to_png(image, scale=2))
         write_json(folder / "attack.json", record)
-        write_json(folder / "poisoned.json", [train.source.name(i) for i in result.indices if i < len(train)])
-    shutil.rmtree(state, ignore_errors=True)
-    check_gate(attack, result)
-    return result, record
+        write_json(folder / "poisoned.json", poisoned)

@@ -15,6 +15,7 @@ from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
+from clip_antidote.triggers import load_trigger
 
 DATA = "embedded:clothing"
 TARGET = "hat"
@@ -48,14 +49,15 @@ def run_demo(
     check_writable(out)
     suspect = out / "poisoned"
     maker = demo_attack(attack, seed)
-    result, record = run_attack_job("tiny", maker, target, DATA, suspect)
+    record = run_attack_job("tiny", maker, target, DATA, suspect)
+    target, trigger = record["target"], load_trigger(suspect / "trigger")
     model = load_model(f"local-dir:{suspect}")
     clean = load_images(DATA, shots=shots, seed=seed)
     purified = purify(model, clean, CBPTConfig(seed=seed))
     test = load_images(DATA, split="test")
     hand = ZeroShotClassifier.from_templates(model, test.classes)
-    features = encode_test_images(model, test, trigger=result.trigger)
-    before, after = (measure(classifier, features, target=result.target) for classifier in (hand, purified))
+    features = encode_test_images(model, test, trigger=trigger)
+    before, after = (measure(classifier, features, target=target) for classifier in (hand, purified))
     report = build_report(
         purified,
         command="demo",
@@ -65,8 +67,9 @@ def run_demo(
         before=before,
         after=after,
         extra={
-            "target_true": result.target,
-            "reference": result.clean.metrics.to_dict(),
+            "target_true": target,
+            "reference": record["clean"],
+            "after_single": measure(purified.single(), features, target=target).metrics.to_dict(),
             "attack": {
                 "name": attack,
                 "poison_rate": maker.config.poison_rate,
@@ -75,7 +78,7 @@ def run_demo(
             },
         },
     )
-    samples = pick_samples(purified, hand, test, trigger=result.trigger, target=result.target, seed=seed)
+    samples = pick_samples(purified, hand, test, trigger=trigger, target=target, seed=seed)
     example = clean.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255
     write_artefact(out / "purified", purified, report, example, samples)
     return report
