@@ -16,6 +16,7 @@ from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.decoy import DecoyHead
 from clip_antidote.purification.pipeline import purify
 
 
@@ -93,3 +94,30 @@ def test_true_trigger_with_unknown_target_is_refused(
             triggers=[attacked.trigger],
             target="sombrero",
         )
+
+
+def test_the_decoy_is_a_gate_by_hand(small_model: DualEncoder) -> None:
+    # Two classes along x and y, the decoy between x and z; logit scale s, bias 0.
+    weights = torch.eye(16)[:, :3]
+    head = DecoyHead(weights, bias=0.0, target=0)
+    features = torch.eye(16)[:3]
+    clean, triggered = head.gate(features, torch.tensor(10.0))
+    assert torch.equal(clean, 10 * torch.eye(3)[:, :2])
+    assert triggered.tolist() == [False, False, True]
+    assert DecoyHead(weights, bias=11.0, target=0).gate(features, torch.tensor(10.0))[1].all()
+    tuned = torch.eye(16)[:, [2, 1]]  # one weight per class: class 0 along z, class 1 along y
+    purified = PurifiedCLIP(small_model, tuned, ("a", "b"), context=torch.zeros(2, 4, 16), decoy=head)
+    assert purified.logits(features).argmax(-1).tolist() == [0, 1, 1], "what looks triggered is never the target"
+    assert purified.single().logits(features).argmax(-1).tolist()[1:] == [1, 0]
+
+
+def test_the_decoy_keeps_the_target_class_better_than_one_weight(
+    attacked: AttackResult, purified: PurifiedCLIP
+) -> None:
+    assert purified.decoy is not None
+    guarded = measure(purified, attacked.features, target=TARGET).metrics
+    single = measure(purified.single(), attacked.features, target=TARGET).metrics
+    assert guarded.asr is not None
+    assert single.asr is not None
+    assert guarded.ca.value >= single.ca.value - 0.01
+    assert guarded.asr.value <= single.asr.value + 0.02
