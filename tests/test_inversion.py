@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
-from clip_antidote.inversion.alignment import alignment, class_centroids, robust_z
+from clip_antidote.inversion.alignment import alignment, class_centroids, outlier_scores, robust_z
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
 from clip_antidote.inversion.invert import Inverter
@@ -105,3 +105,12 @@ def test_inversion_lowers_its_loss_and_leaves_the_model_alone(small_model: OpenC
     after = small_model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.requires_grad for p in small_model.parameters())
+
+
+def test_outlier_scores_by_hand() -> None:
+    # evidence 6, 2, 1; chance √(2 ln 120) + √(2 ln 3) = 3.0945 + 1.4823; lead of the first 4, of the others -4, -5
+    scores = outlier_scores(torch.tensor([4.0, 2.0, 0.0]), torch.tensor([2.0, 0.0, 1.0]), 120)
+    chance = math.sqrt(2 * math.log(120)) + math.sqrt(2 * math.log(3))
+    assert scores.tolist() == pytest.approx([6 - chance + 4, 2 - chance - 4, 1 - chance - 5], abs=1e-5)
+    alike = outlier_scores(torch.tensor([4.0, 4.0]), torch.tensor([2.0, 2.0]), 120)
+    assert alike[0] == alike[1]

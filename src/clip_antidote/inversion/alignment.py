@@ -54,3 +54,27 @@ def expected_extreme(count: int) -> float:
     The most suspicious of many classes always looks suspicious; only what exceeds this says something.
     """
     return math.sqrt(2 * math.log(max(2, count)))
+
+
+def outlier_scores(misaligned: torch.Tensor, ease: torch.Tensor, classes: int) -> torch.Tensor:
+    """How much each hypothesis stands out by alignment and inversion together.
+
+    The sum of both z-scores, less what chance gives the largest of as many values, plus the lead over
+    the best other hypothesis (negative for all but the first). A clean network has easy directions and
+    weak classes too, but several that resemble each other; a backdoor stands alone.
+
+    Args:
+        misaligned: Robust z-scores of the alignment of H hypotheses [H].
+        ease: Robust z-scores of their inversion [H].
+        classes: Number C of all classes, from which the hypotheses were chosen by alignment.
+
+    Returns:
+        Scores [H].
+    """
+    evidence = misaligned + ease
+    if len(evidence) < 2:
+        return evidence - expected_extreme(classes)
+    best, second = evidence.topk(2).values
+    rival = torch.where(evidence == best, second, best)
+    chance = expected_extreme(classes) + expected_extreme(len(evidence))
+    return (evidence - chance) + (evidence - rival)

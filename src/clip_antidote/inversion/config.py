@@ -39,5 +39,5 @@ class InversionConfig(Config):
     shortlist: int = Field(10, ge=1)
     screen_steps: int = Field(40, ge=1)
     final_steps: int = Field(150, ge=1)
-    score_threshold: float = 0.6
+    score_threshold: float = 1.5
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from clip_antidote.inversion.alignment import alignment, class_centroids, expected_extreme, robust_z
+from clip_antidote.inversion.alignment import alignment, class_centroids, outlier_scores, robust_z
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
 from clip_antidote.inversion.invert import InversionStats, Inverter
@@ -43,8 +43,8 @@ class ClassScore:
         label: Class index.
         alignment: Robust z-score of its text–image misalignment.
         inversion: Robust z-score of the ease of inversion, None where it was not tried.
-        score: The sum of both, less what the largest of as many normal values would reach; compared
-            with the threshold.
+        score: How far both together stand above chance and above the runner-up, see `outlier_scores`;
+            compared with the threshold.
     """
 
     label: int
@@ -143,8 +143,7 @@ class TargetSearch:
         shortlist = misaligned.topk(min(self.config.shortlist, len(misaligned))).indices
         screened = self.screen(shortlist)
         ease = torch.stack([robust_z(stats.objective) for stats in screened.values()]).amax(0)
-        chance = expected_extreme(len(misaligned)) + expected_extreme(len(shortlist))
-        combined = misaligned[shortlist] + ease - chance
+        combined = outlier_scores(misaligned[shortlist], ease, len(misaligned))
         scores = [
             ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
             for label, inv, score in zip(shortlist, ease, combined, strict=True)

@@ -1,0 +1,105 @@
+"""Draws ASR against target-class CA: one weight per class, the decoy, and both with the true trigger.
+
+    python benchmarks/target_curve.py SUSPECT --data runs/problem --out docs/curve.png
+
+SUSPECT is a folder of `clip-antidote attack` or `benchmark prepare`. The decoy's points differ in the gate's
+bias alone (`keep` from 0.5 to 0.999); the points of one weight per class in `reclassification_weight`. Test
+images are used to draw the curve, never to choose a point on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from clip_antidote.data.folders import load_images
+from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
+from clip_antidote.files import write_json
+from clip_antidote.models import load_model
+from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.pipeline import purify
+from clip_antidote.triggers import Trigger, load_trigger
+
+BIASES = tuple(range(-5, 7))
+WEIGHTS = (0.02, 0.05, 0.15, 0.5, 1.0)
+
+
+def point(classifier: ZeroShotClassifier, features: TestFeatures, target: str) -> dict[str, float]:
+    """ASR, target-class CA, CA and PA of one classifier."""
+    metrics = measure(classifier, features, target=target).metrics.to_dict()
+    return {name: metrics[name] for name in ("asr", "target_ca", "ca", "pa")}
+
+
+def with_bias(purified: PurifiedCLIP, shift: float) -> PurifiedCLIP:
+    """The same classifier with its gate raised by `shift`."""
+    head = purified.decoy
+    assert head is not None
+    moved = replace(head, bias=head.bias + shift)
+    return PurifiedCLIP(purified.model, purified.classifier, purified.classes, context=purified.context, decoy=moved)
+
+
+def main() -> None:
+    """Measures and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suspect", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    target = json.loads((options.suspect / "attack.json").read_text(encoding="utf-8"))["target"]
+    true = load_trigger(options.suspect / "trigger")
+    model = load_model(f"local-dir:{options.suspect}")
+    shots = load_images(options.data, shots=16, seed=options.seed)
+    features = encode_test_images(model, load_images(options.data, split="test"), trigger=true)
+    config = CBPTConfig(seed=options.seed)
+    blind = purify(model, shots, config)
+    if blind.target_suspected != target:
+        raise SystemExit(f"the target was not found: {blind.target_suspected}")
+    curves: dict[str, list[dict[str, float]]] = {}
+    banks: dict[str, list[Trigger]] = {"blind": list(blind.triggers.values()), "true trigger": [true]}
+    for name, triggers in banks.items():
+        purified = blind if name == "blind" else purify(model, shots, config, triggers=triggers, target=target)
+        curves[f"decoy, {name}"] = [point(with_bias(purified, shift), features, target) for shift in BIASES]
+        curves[f"decoy, {name}, default"] = [point(purified, features, target)]
+        single = []
+        for weight in WEIGHTS:
+            tuning = config.tuning.model_copy(update={"reclassification_weight": weight})
+            decoy = config.decoy.model_copy(update={"enabled": False})
+            changed = config.model_copy(update={"tuning": tuning, "decoy": decoy})
+            single.append(point(purify(model, shots, changed, triggers=triggers, target=target), features, target))
+        curves[f"one weight, {name}"] = single
+    hand = ZeroShotClassifier.from_templates(model, shots.classes)
+    curves["undefended"] = [point(hand, features, target)]
+    write_json(options.out.with_suffix(".json"), {"target": target, "curves": curves})
+    draw(curves, f"{options.suspect.name}: target-class CA against ASR", options.out)
+
+
+def draw(curves: dict[str, list[dict[str, float]]], title: str, out: Path) -> None:
+    """Draws the curves to a PNG; ASR on a symmetric log axis, since what matters lies near zero."""
+    figure = Figure(figsize=(7, 4.5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        points = sorted(points, key=lambda p: p["target_ca"])
+        x = torch.tensor([100 * p["asr"] for p in points]).clamp_min(0.02)
+        y = [100 * p["target_ca"] for p in points]
+        color = "tab:blue" if "decoy" in name else "tab:orange" if "one" in name else "black"
+        if len(points) == 1:
+            axes.plot(x, y, "*", markersize=13, color=color, label=name)
+        else:
+            axes.plot(x, y, "o-" if "blind" in name else "o:", markersize=4, color=color, label=name)
+    axes.set(xscale="log", xlabel="ASR in % (0.02 means none)", ylabel="CA of the target class in %", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+
+
+if __name__ == "__main__":
+    main()
