@@ -3,7 +3,7 @@
     python benchmarks/target_curve.py SUSPECT --data runs/problem --out docs/curve.png
 
 SUSPECT is a folder of `clip-antidote attack` or `benchmark prepare`. The decoy's points differ in the gate's
-bias alone (`keep` from 0.5 to 0.999); the points of one weight per class in `reclassification_weight`. Test
+bias alone; the points of one weight per class in `reclassification_weight`. Test
 images are used to draw the curve, never to choose a point on it.
 """
 
@@ -20,15 +20,18 @@ from matplotlib.figure import Figure
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.files import write_json
-from clip_antidote.models import load_model
+from clip_antidote.inversion.views import make_views
+from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.pipeline import purify
+from clip_antidote.purification.pipeline import purify, trigger_features
+from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
 from clip_antidote.triggers import Trigger, load_trigger
 
 BIASES = tuple(range(-5, 7))
-WEIGHTS = (0.02, 0.05, 0.15, 0.5, 1.0)
+WEIGHTS = (0.02, 0.07, 0.25, 1.0)
 
 
 def point(classifier: ZeroShotClassifier, features: TestFeatures, target: str) -> dict[str, float]:
@@ -43,6 +46,21 @@ def with_bias(purified: PurifiedCLIP, shift: float) -> PurifiedCLIP:
     assert head is not None
     moved = replace(head, bias=head.bias + shift)
     return PurifiedCLIP(purified.model, purified.classifier, purified.classes, context=purified.context, decoy=moved)
+
+
+def single_weight(
+    model: DualEncoder,
+    classes: tuple[str, ...],
+    cached: CachedFeatures,
+    hand: torch.Tensor,
+    config: CBPTConfig,
+    weight: float,
+) -> ZeroShotClassifier:
+    """CBPT with one weight per class and another weight of the reclassification loss."""
+    tuning = config.tuning.model_copy(update={"reclassification_weight": weight})
+    generator = torch.Generator().manual_seed(config.seed)
+    _, weights = tune_prompts(model, classes, cached, hand, tuning, generator=generator)
+    return ZeroShotClassifier(model, weights.T.contiguous(), classes)
 
 
 def main() -> None:
@@ -62,21 +80,23 @@ def main() -> None:
     blind = purify(model, shots, config)
     if blind.target_suspected != target:
         raise SystemExit(f"the target was not found: {blind.target_suspected}")
+    hand = zero_shot_weights(model, shots.classes)
+    views = max(2, min(config.max_views, round(config.pool / len(shots))))
+    pool = make_views(model, shots, views=views, min_scale=config.min_scale, seed=config.seed)
     curves: dict[str, list[dict[str, float]]] = {}
     banks: dict[str, list[Trigger]] = {"blind": list(blind.triggers.values()), "true trigger": [true]}
     for name, triggers in banks.items():
         purified = blind if name == "blind" else purify(model, shots, config, triggers=triggers, target=target)
         curves[f"decoy, {name}"] = [point(with_bias(purified, shift), features, target) for shift in BIASES]
         curves[f"decoy, {name}, default"] = [point(purified, features, target)]
-        single = []
-        for weight in WEIGHTS:
-            tuning = config.tuning.model_copy(update={"reclassification_weight": weight})
-            decoy = config.decoy.model_copy(update={"enabled": False})
-            changed = config.model_copy(update={"tuning": tuning, "decoy": decoy})
-            single.append(point(purify(model, shots, changed, triggers=triggers, target=target), features, target))
-        curves[f"one weight, {name}"] = single
-    hand = ZeroShotClassifier.from_templates(model, shots.classes)
-    curves["undefended"] = [point(hand, features, target)]
+        label, precision = shots.classes.index(target), config.inversion.precision
+        triggered = trigger_features(model, pool, triggers, target=label, precision=precision)
+        cached = CachedFeatures(pool.features, pool.labels, *triggered)
+        curves[f"one weight, {name}"] = [
+            point(single_weight(model, shots.classes, cached, hand, config, weight), features, target)
+            for weight in WEIGHTS
+        ]
+    curves["undefended"] = [point(ZeroShotClassifier(model, hand.T, shots.classes), features, target)]
     write_json(options.out.with_suffix(".json"), {"target": target, "curves": curves})
     draw(curves, f"{options.suspect.name}: target-class CA against ASR", options.out)
 

@@ -169,7 +169,7 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
         **{key: purified.record[key] for key in ("target_suspected", "scores", "triggers", "stages", "seconds")},
         "settings": purified.record["settings"],
         "versions": purified.record["versions"],
-        "base_model": {"spec": suspect.model.spec, "sha256": suspect.model.sha256},
+        "suspect_sha256": suspect.model.sha256,
     }
 
 
