@@ -45,7 +45,7 @@ class OpenCLIPEncoder(DualEncoder):
         resize_mode: str = "shortest",
     ) -> None:
         super().__init__(mean, std)
-        self.model = model.to(memory_format=torch.channels_last)  # convolutions on CPUs are faster so
+        self.model = model
         self.model_cfg = {}
         self.preprocess_cfg = {
             "mean": list(mean),
@@ -68,6 +68,7 @@ class OpenCLIPEncoder(DualEncoder):
         self.causal = tower.attn_mask is not None and self._pool in ("argmax", "eos")
 
     def _image_features(self, normalized: torch.Tensor) -> torch.Tensor:
+        # Convolutions on CPUs are faster so; weights stay as they are, since safetensors wants them contiguous.
         features: torch.Tensor = self.model.encode_image(normalized.contiguous(memory_format=torch.channels_last))
         return features
 
