@@ -81,7 +81,7 @@ def main() -> None:
     if blind.target_suspected != target:
         raise SystemExit(f"the target was not found: {blind.target_suspected}")
     hand = zero_shot_weights(model, shots.classes)
-    views = max(2, min(config.max_views, round(config.pool / len(shots))))
+    views = config.views_per_shot(len(shots))
     pool = make_views(model, shots, views=views, min_scale=config.min_scale, seed=config.seed)
     curves: dict[str, list[dict[str, float]]] = {}
     banks: dict[str, list[Trigger]] = {"blind": list(blind.triggers.values()), "true trigger": [true]}

@@ -68,6 +68,18 @@ class Attack(ABC):
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config if config is not None else self.config_class()
 
+    @classmethod
+    def build_config(cls, settings: dict[str, Any]) -> AttackConfig:
+        """Makes the attack's configuration; training settings that are not named keep the recipe's values.
+
+        Raises:
+            UsageError: An unknown name or a value out of range.
+        """
+        if "training" in settings:
+            recipe = cls.config_class().training.model_dump()
+            settings = {**settings, "training": {**recipe, **settings["training"]}}
+        return cls.config_class.build(settings)
+
     @abstractmethod
     def make_trigger(self, model: DualEncoder) -> Trigger:
         """Returns the trigger; `model` is the clean model, for attacks that optimize theirs."""

@@ -102,10 +102,7 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
         if suspect.target is None:
             raise UsageError(f"the suspect '{suspect.attack}' of the grid needs a target")
         attack_class = ATTACKS.get(suspect.attack)
-        settings = dict(suspect.settings)
-        if "training" in settings:  # settings that are not named keep the recipe's values
-            settings["training"] = {**attack_class.config_class().training.model_dump(), **settings["training"]}
-        attack = attack_class(attack_class.config_class.build(settings))
+        attack = attack_class(attack_class.build_config(suspect.settings))
         with suppress(ImplantError):  # its record says so
             run_attack_job(grid.model, attack, suspect.target, data, folder, device=device)
         yield json.loads((folder / "attack.json").read_text(encoding="utf-8"))

@@ -46,10 +46,7 @@ def command(
     settings = merge_settings(config, {"poison_rate": poison_rate, "seed": seed})
     if steps is not None:
         settings["training"] = {**settings.get("training", {}), "steps": steps}
-    default = attack_class.config_class()
-    if "training" in settings:  # settings that are not named keep the recipe's values
-        settings["training"] = {**default.training.model_dump(), **settings["training"]}
-    resolved = attack_class.config_class.build(settings)
+    resolved = attack_class.build_config(settings)
     if show_config:
         console.print(resolved.to_yaml(), end="", highlight=False, markup=False)
         return

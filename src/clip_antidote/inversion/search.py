@@ -102,7 +102,7 @@ class TargetSearch:
         self.seed = seed
         generator = torch.Generator().manual_seed(seed)
         self.inverter = Inverter(model, weights, pool, config, generator=generator)
-        self.held_out = torch.randperm(len(pool), generator=generator)[:128]
+        self.sample = torch.randperm(len(pool), generator=generator)[:128]
 
     def alignment_scores(self) -> torch.Tensor:
         """Robust z-score of every class's text–image misalignment, [C]."""
@@ -118,7 +118,7 @@ class TargetSearch:
             bank = make_bank(family, [strength] * len(hypotheses), self.model.image_size, self.seed)
             steps = self.config.screen_steps
             self.inverter.run(bank, hypotheses, steps=steps, description=f"screening targets ({family})")
-            out[family] = self.inverter.stats(bank, hypotheses, rows=self.held_out)
+            out[family] = self.inverter.stats(bank, hypotheses, rows=self.sample)
         return out
 
     def final_bank(self, target: int) -> list[Dummy]:
@@ -130,7 +130,7 @@ class TargetSearch:
             hypotheses = torch.full((len(bank),), target)
             steps = self.config.final_steps
             self.inverter.run(bank, hypotheses, steps=steps, description=f"inverting triggers ({family})")
-            stats = self.inverter.stats(bank, hypotheses, rows=self.held_out)
+            stats = self.inverter.stats(bank, hypotheses, rows=self.sample)
             dummies += [
                 Dummy(bank.trigger(i), family, target, float(stats.flip_rate[i]), float(stats.size[i]))
                 for i in range(len(bank))

@@ -81,3 +81,7 @@ class CBPTConfig(Config):
     max_views: int = Field(9, ge=1)
     min_scale: float = Field(0.5, gt=0, le=1)
     seed: int = 0
+
+    def views_per_shot(self, shots: int) -> int:
+        """How many views each of `shots` images gets, so that the pool has about its size."""
+        return max(2, min(self.max_views, round(self.pool / shots)))

@@ -120,7 +120,7 @@ def purify(
     precision = config.inversion.precision
     with watch.stage("features"):
         hand = zero_shot_weights(model, classes, templates)
-        views = max(2, min(config.max_views, round(config.pool / len(shots))))
+        views = config.views_per_shot(len(shots))
         pool = make_views(
             model, shots, views=views, min_scale=config.min_scale, seed=config.seed, precision=precision
         )
