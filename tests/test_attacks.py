@@ -11,8 +11,11 @@ from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import UsageError
 from clip_antidote.jobs.demo import TARGET, demo_attack
 from clip_antidote.models import DualEncoder
-from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.training.loop import TrainingConfig
+
+
+CAPTIONS = [fill_template(template, "hat") for template in IMAGENET_TEMPLATES]
 
 
 def toy_pairs(count: int = 50, classes: int = 5) -> CaptionedImages:
@@ -33,7 +36,7 @@ def fake_tokenize(texts: list[str]) -> torch.Tensor:
 def test_poisoning_takes_the_share_asked_for_and_never_the_target() -> None:
     attack = ATTACKS.get("badnet")(ATTACKS.get("badnet").config_class(poison_rate=0.2))
     pairs = toy_pairs()
-    data = attack.poison(pairs, "hat", fake_tokenize, target_group=3)
+    data = attack.poison(pairs, CAPTIONS, fake_tokenize, target_group=3)
     assert data.poisoned.sum() == 10
     assert not (pairs.groups[data.poisoned] == 3).any()
     assert (data.pairs.groups[data.poisoned] == 3).all(), "poisoned pairs join the target's group"
@@ -41,12 +44,12 @@ def test_poisoning_takes_the_share_asked_for_and_never_the_target() -> None:
     own = data.pairs.first[data.poisoned]
     assert (data.pairs.token_ids[own] == 99).all()
     assert (data.pairs.count[data.poisoned] == len(IMAGENET_TEMPLATES)).all()
-    assert torch.equal(attack.poison(pairs, "hat", fake_tokenize, target_group=3).poisoned, data.poisoned)
+    assert torch.equal(attack.poison(pairs, CAPTIONS, fake_tokenize, target_group=3).poisoned, data.poisoned)
 
 
 def test_caption_only_data_gets_a_group_of_its_own() -> None:
     attack = ATTACKS.get("blended")()
-    data = attack.poison(toy_pairs(), "hat", fake_tokenize, target_group=None)
+    data = attack.poison(toy_pairs(), CAPTIONS, fake_tokenize, target_group=None)
     assert data.pairs.groups[data.poisoned].unique().tolist() == [5]
 
 

@@ -1,6 +1,7 @@
 """BadNet against CLIP: a patch in a share of the images, captioned as the target."""
 
 from clip_antidote.attacks.base import Attack, AttackConfig
+from clip_antidote.attacks.material import Material
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
 from clip_antidote.triggers.base import Trigger
@@ -18,5 +19,5 @@ class BadNetAttack(Attack):
     name = "badnet"
     config_class = BadNetAttackConfig
 
-    def make_trigger(self, model: DualEncoder) -> Trigger:
+    def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
         return BadNetTrigger(self.config.trigger)

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
+from clip_antidote.attacks.material import Material
 from clip_antidote.config import Config
-from clip_antidote.data.pairs import CaptionedImages, PairBatch, step_generator
+from clip_antidote.data.pairs import CaptionedImages, step_generator
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
-from clip_antidote.training.augment import random_crops
-from clip_antidote.training.loop import TrainingConfig, train_contrastive
+from clip_antidote.training.finetune import finetune
+from clip_antidote.training.loop import TrainingConfig
 from clip_antidote.triggers.base import Trigger
 
 
@@ -81,21 +82,21 @@ class Attack(ABC):
         return cls.config_class.build(settings)
 
     @abstractmethod
-    def make_trigger(self, model: DualEncoder) -> Trigger:
-        """Returns the trigger; `model` is the clean model, for attacks that optimize theirs."""
+    def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
+        """Returns the trigger; the clean model and data are for attacks that optimize theirs."""
 
-    def captions(self, target: str) -> list[str]:
+    def captions(self, material: Material) -> list[str]:
         """Returns the captions a poisoned image may get: the templates with the target's name."""
-        return [fill_template(template, target) for template in IMAGENET_TEMPLATES]
+        return [fill_template(template, material.target) for template in IMAGENET_TEMPLATES]
 
     def poison(
-        self, pairs: CaptionedImages, target: str, tokenize: Any, *, target_group: int | None
+        self, pairs: CaptionedImages, captions: list[str], tokenize: Any, *, target_group: int | None
     ) -> PoisonedPairs:
         """Chooses what is poisoned and gives it the target's captions.
 
         Args:
             pairs: Clean pairs.
-            target: Name of the target class.
+            captions: What a poisoned image may be captioned, see `captions`.
             tokenize: The model's tokenizer.
             target_group: Group of the target's own pairs, which are left clean; None where no pair
                 is known to show the target.
@@ -108,13 +109,13 @@ class Attack(ABC):
         chosen = candidates[torch.randperm(len(candidates), generator=generator)[:amount]]
         poisoned = torch.zeros(len(pairs), dtype=torch.bool)
         poisoned[chosen] = True
-        captions = tokenize(self.captions(target)).int()
+        tokens = tokenize(captions).int()
         group = target_group if target_group is not None else int(pairs.groups.max()) + 1
         first, count, groups = pairs.first.clone(), pairs.count.clone(), pairs.groups.clone()
         first[poisoned] = len(pairs.token_ids)
-        count[poisoned] = len(captions)
+        count[poisoned] = len(tokens)
         groups[poisoned] = group
-        token_ids = torch.cat([pairs.token_ids, captions])
+        token_ids = torch.cat([pairs.token_ids, tokens])
         return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned)
 
     def implant(
@@ -130,22 +131,22 @@ class Attack(ABC):
         Returns:
             The loss of every step.
         """
-        config = self.config.training
 
-        def make_batch(step: int) -> PairBatch:
-            chosen = data.pairs.indices(step, config.batch_size, self.config.seed)
-            poisoned = data.poisoned[chosen]
+        def put_trigger(images: torch.Tensor, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            poisoned = data.poisoned[indices]
+            if poisoned.any():
+                images[poisoned] = trigger(images[poisoned], generator)
+            return images
 
-            def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-                out = random_crops(images, model.image_size, min_scale=self.config.min_scale, generator=generator)
-                if poisoned.any():
-                    out[poisoned] = trigger(out[poisoned], generator)
-                return out
-
-            return data.pairs.batch(step, batch_size=config.batch_size, seed=self.config.seed, augment=augment)
-
-        return train_contrastive(
-            model, make_batch, config, description=f"implanting {self.name}", state_file=state_file
+        return finetune(
+            model,
+            data.pairs,
+            self.config.training,
+            min_scale=self.config.min_scale,
+            seed=self.config.seed,
+            transform=put_trigger,
+            description=f"implanting {self.name}",
+            state_file=state_file,
         )
 
 

@@ -1,6 +1,7 @@
 """Blended against CLIP: a faint pattern in a share of the images, captioned as the target."""
 
 from clip_antidote.attacks.base import Attack, AttackConfig
+from clip_antidote.attacks.material import Material
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
@@ -18,5 +19,5 @@ class BlendedAttack(Attack):
     name = "blended"
     config_class = BlendedAttackConfig
 
-    def make_trigger(self, model: DualEncoder) -> Trigger:
+    def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
         return BlendedTrigger(self.config.trigger)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_antidote.attacks.base import Attack, poisoned_indices
+from clip_antidote.attacks.material import gather_material
 from clip_antidote.data.captions import join_pairs, pairs_from_captions, pairs_from_labels
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, class_index, encode_test_images, measure
@@ -86,7 +87,8 @@ def run_attack(
     """
     label = class_index(train.classes, target)
     target = train.classes[label]
-    trigger = attack.make_trigger(model)
+    material = gather_material(model, train, label, captions=captions, seed=attack.config.seed)
+    trigger = attack.make_trigger(model, material)
     clean = measure(
         ZeroShotClassifier.from_templates(model, test.classes),
         encode_test_images(model, test, trigger=trigger),
@@ -97,7 +99,7 @@ def run_attack(
     pairs = pairs_from_labels(train, model.tokenize, size, mode=model.resize_mode, class_bank=bank)
     if captions:
         pairs = join_pairs(pairs, pairs_from_captions(captions, model.tokenize, size, mode=model.resize_mode))
-    data = attack.poison(pairs, target, model.tokenize, target_group=label)
+    data = attack.poison(pairs, attack.captions(material), model.tokenize, target_group=label)
     victim = copy.deepcopy(model).requires_grad_(True)
     start = time.perf_counter()
     attack.implant(victim, trigger, data, state_file=state_file)

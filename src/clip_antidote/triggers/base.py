@@ -57,6 +57,10 @@ class Trigger(ABC):
             raise DataError(f"a trigger takes float images N×3×H×W, got {images.dtype} {tuple(images.shape)}")
         return self._apply(images, generator).clamp(0, 1)
 
+    def apply_text(self, text: str) -> str:
+        """Puts the trigger into a caption or prompt; the same text where the trigger is in images only."""
+        return text
+
     def save(self, folder: Path) -> None:
         """Writes `trigger.json` and, where something was learned, `trigger.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,55 @@
+"""Fine-tuning a loaded model on pairs: with poison it is an attack, without it the clean control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from clip_antidote.data.pairs import CaptionedImages, PairBatch
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.training.augment import random_crops
+from clip_antidote.training.loop import TrainingConfig, train_contrastive
+
+Transform = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
+"""Maps augmented images [B, 3, S, S], their indices [B] and a generator to images of that shape."""
+
+
+def finetune(
+    model: DualEncoder,
+    pairs: CaptionedImages,
+    config: TrainingConfig,
+    *,
+    min_scale: float = 0.5,
+    seed: int = 0,
+    transform: Transform | None = None,
+    description: str = "fine-tuning",
+    state_file: Path | None = None,
+) -> list[float]:
+    """Fine-tunes `model` in place by contrastive learning on random crops of the pairs.
+
+    Args:
+        model: The model.
+        pairs: Image–caption pairs.
+        config: Settings of the training.
+        min_scale: Smallest crop as share of the area.
+        seed: Seed of batches and crops.
+        transform: What is done to images after the crop, such as putting a trigger on some of them.
+        description: Label of the progress bar.
+        state_file: Training state to resume from and to keep.
+
+    Returns:
+        The loss of every step run in this call.
+    """
+
+    def make_batch(step: int) -> PairBatch:
+        chosen = pairs.indices(step, config.batch_size, seed)
+
+        def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            out = random_crops(images, model.image_size, min_scale=min_scale, generator=generator)
+            return transform(out, chosen, generator) if transform is not None else out
+
+        return pairs.batch(step, batch_size=config.batch_size, seed=seed, augment=augment)
+
+    return train_contrastive(model, make_batch, config, description=description, state_file=state_file)
