@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
-from clip_antidote.inversion.alignment import alignment, class_centroids, outlier_scores, robust_z
+from clip_antidote.inversion.alignment import alignment, class_centroids
 from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.objective import inversion_loss
@@ -29,10 +30,36 @@ def test_inversion_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_robust_z_by_hand() -> None:
-    # sorted -100 1 2 3 4: the median is 2; absolute deviations 1 0 1 2 102: their median is 1
-    scores = robust_z(torch.tensor([1.0, 2.0, 3.0, 4.0, -100.0]))
-    assert scores.tolist() == pytest.approx([x / 1.4826 for x in (1, 0, -1, -2, 102)], rel=1e-4)
+def test_outlier_z_by_hand() -> None:
+    # the others of 0 are 1 2 3: mean 2, sd 1, so t = 2 / √(4/3) = √3 with 2 degrees of freedom, whose tail is
+    # (1 − t/√(t² + 2)) / 2
+    score = outlier_z(torch.tensor([0.0, 1.0, 2.0, 3.0]))[0]
+    tail = (1 - math.sqrt(3) / math.sqrt(5)) / 2
+    assert 0.5 * math.erfc(score.item() / math.sqrt(2)) == pytest.approx(tail, rel=1e-4)
+    assert outlier_z(torch.tensor([0.0, 1.0, 1.0])).tolist() == [0, 0, 0], "three classes are too few to judge"
+
+
+def test_the_same_distance_says_less_among_few_classes() -> None:
+    few = torch.linspace(0, 1, 6)
+    many = torch.linspace(0, 1, 60)
+    few, many = (values / values.std() for values in (few, many))
+    few[0], many[0] = few[1:].mean() - 4 * few[1:].std(), many[1:].mean() - 4 * many[1:].std()
+    assert 1.5 < outlier_z(few)[0] < outlier_z(many)[0] < 4.1
+
+
+def test_scores_of_blameless_classes_are_standard_normal() -> None:
+    values = torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)).exp()
+    scores = torch.stack([outlier_z(row.log()) for row in values]).flatten()
+    assert scores.mean().abs() < 0.02
+    assert scores.std().item() == pytest.approx(1, abs=0.02)
+    assert (scores > 2.326).float().mean().item() == pytest.approx(0.01, abs=0.002)
+
+
+def test_evidence_by_hand() -> None:
+    assert evidence(torch.tensor([2.3263, -1.0]), 10).tolist() == pytest.approx([1, 0], abs=1e-3)
+    both = combine_z([torch.tensor([1.0, 0.0]), torch.tensor([3.0, 0.0])])
+    assert both.tolist() == pytest.approx([4 / math.sqrt(2), 0])
+    assert evidence(torch.tensor([100.0]), 10).isfinite().all()
 
 
 def test_alignment_singles_out_a_class_whose_text_left_its_images() -> None:
@@ -40,7 +67,7 @@ def test_alignment_singles_out_a_class_whose_text_left_its_images() -> None:
     centroids = F.normalize(torch.randn(20, 64, generator=generator), dim=-1)
     weights = F.normalize(centroids + 0.02 * torch.randn(20, 64, generator=generator), dim=-1)
     weights[7] = F.normalize(torch.randn(64, generator=generator), dim=0)
-    scores = robust_z(alignment(weights, centroids))
+    scores = outlier_z(alignment(weights, centroids))
     assert scores.argmax() == 7
     assert scores[7] > 5
 
@@ -105,12 +132,3 @@ def test_inversion_lowers_its_loss_and_leaves_the_model_alone(small_model: OpenC
     after = small_model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.requires_grad for p in small_model.parameters())
-
-
-def test_outlier_scores_by_hand() -> None:
-    # evidence 6, 2, 1; chance √(2 ln 120) + √(2 ln 3) = 3.0945 + 1.4823; lead of the first 4, of the others -4, -5
-    scores = outlier_scores(torch.tensor([4.0, 2.0, 0.0]), torch.tensor([2.0, 0.0, 1.0]), 120)
-    chance = math.sqrt(2 * math.log(120)) + math.sqrt(2 * math.log(3))
-    assert scores.tolist() == pytest.approx([6 - chance + 4, 2 - chance - 4, 1 - chance - 5], abs=1e-5)
-    alike = outlier_scores(torch.tensor([4.0, 4.0]), torch.tensor([2.0, 2.0]), 120)
-    assert alike[0] == alike[1]

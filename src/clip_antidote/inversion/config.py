@@ -24,7 +24,7 @@ class InversionConfig(Config):
         shortlist: How many classes are tried as target, lowest text–image alignment first.
         screen_steps: Steps given to every hypothesis of the shortlist.
         final_steps: Steps given to the final bank of the suspected target.
-        score_threshold: A class is reported as the target above this anomaly score.
+        score_threshold: A class is reported as the target above this evidence (−log10 of what chance would do).
         precision: "bf16" runs the image encoder under autocast.
     """
 
@@ -39,5 +39,5 @@ class InversionConfig(Config):
     shortlist: int = Field(10, ge=1)
     screen_steps: int = Field(40, ge=1)
     final_steps: int = Field(150, ge=1)
-    score_threshold: float = 1.5
+    score_threshold: float = 2.5
     precision: Literal["fp32", "bf16"] = "bf16"

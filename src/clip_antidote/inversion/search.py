@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from clip_antidote.inversion.alignment import alignment, class_centroids, outlier_scores, robust_z
+from clip_antidote.inversion.alignment import alignment, class_centroids
 from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
 from clip_antidote.inversion.invert import InversionStats, Inverter
 from clip_antidote.inversion.views import ViewPool
@@ -41,10 +42,9 @@ class ClassScore:
 
     Attributes:
         label: Class index.
-        alignment: Robust z-score of its text–image misalignment.
-        inversion: Robust z-score of the ease of inversion, None where it was not tried.
-        score: How far both together stand above chance and above the runner-up, see `outlier_scores`;
-            compared with the threshold.
+        alignment: Outlier score of its text–image misalignment, see `outlier_z`.
+        inversion: Outlier score of the ease of inversion, None where it was not tried.
+        score: Both as evidence, −log10 of what chance would do, added; compared with the threshold.
     """
 
     label: int
@@ -105,10 +105,10 @@ class TargetSearch:
         self.sample = torch.randperm(len(pool), generator=generator)[:128]
 
     def alignment_scores(self) -> torch.Tensor:
-        """Robust z-score of every class's text–image misalignment, [C]."""
+        """Outlier score of every class's text–image misalignment, [C]."""
         weights = self.weights.cpu()
         centroids = class_centroids(self.pool.features, self.pool.labels, len(weights))
-        return robust_z(alignment(weights, centroids))
+        return outlier_z(alignment(weights, centroids))
 
     def screen(self, hypotheses: torch.Tensor) -> dict[str, InversionStats]:
         """Inverts one trigger per hypothesis for a few steps, per family."""
@@ -142,8 +142,9 @@ class TargetSearch:
         misaligned = self.alignment_scores()
         shortlist = misaligned.topk(min(self.config.shortlist, len(misaligned))).indices
         screened = self.screen(shortlist)
-        ease = torch.stack([robust_z(stats.objective) for stats in screened.values()]).amax(0)
-        combined = outlier_scores(misaligned[shortlist], ease, len(misaligned))
+        # The objective is positive and skewed: "half of what the others need" counts, not "0.3 less".
+        ease = combine_z([outlier_z(stats.objective.log()) for stats in screened.values()])
+        combined = evidence(misaligned[shortlist], len(misaligned)) + evidence(ease, len(shortlist))
         scores = [
             ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
             for label, inv, score in zip(shortlist, ease, combined, strict=True)

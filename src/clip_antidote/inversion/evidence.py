@@ -1,0 +1,61 @@
+"""From measurements of all classes to evidence against one: leave-one-out outliers in units of probability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from scipy.stats import norm, t
+
+FEWEST = 4
+"""With fewer classes nothing can stand out from the others."""
+
+SMALLEST = 1e-300
+
+
+def outlier_z(values: torch.Tensor) -> torch.Tensor:
+    """How far each value lies below the others, in standard normal units.
+
+    Every value is compared with the mean and standard deviation of all others (the outlier does not
+    hide itself), t_i = (mean₋ᵢ − v_i) / (sd₋ᵢ·√(1 + 1/(n−1))); for normal values it follows Student's t
+    with n − 2 degrees of freedom. Its tail probability is written as a normal quantile, so that ten
+    classes and a thousand are read on one scale: with few values a large t says less.
+
+    Args:
+        values: [N]; small values are suspicious and get positive scores.
+
+    Returns:
+        Scores [N]; zeros where N is under `FEWEST`.
+    """
+    count = len(values)
+    if count < FEWEST:
+        return torch.zeros(count)
+    values = values.double()
+    total, squares = values.sum(), (values * values).sum()
+    mean = (total - values) / (count - 1)
+    variance = ((squares - values * values) / (count - 1) - mean * mean) * (count - 1) / (count - 2)
+    spread = variance.clamp_min(1e-18).sqrt() * math.sqrt(1 + 1 / (count - 1))
+    tail = t.sf(((mean - values) / spread).numpy(), count - 2)
+    return torch.from_numpy(norm.isf(tail.clip(SMALLEST, 1 - 1e-15))).float()
+
+
+def combine_z(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Puts several scores of the same classes together: Σ z / √k (Stouffer et al. 1949)."""
+    return torch.stack(list(scores)).sum(0) / math.sqrt(len(scores))
+
+
+def evidence(scores: torch.Tensor, tried: int) -> torch.Tensor:
+    """−log10 of the probability that the best of `tried` blameless classes stands out so far, at least 0.
+
+    The tail of the normal distribution times the number of classes that were compared (Bonferroni).
+
+    Args:
+        scores: Standard normal scores [N].
+        tried: Number of classes.
+
+    Returns:
+        [N]; 2 means one in a hundred.
+    """
+    chance = (tried * norm.sf(scores.double().numpy())).clip(SMALLEST, 1)
+    return torch.from_numpy(chance).log10().abs().float()
