@@ -14,7 +14,6 @@ from clip_antidote.models import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.training.loop import TrainingConfig
 
-
 CAPTIONS = [fill_template(template, "hat") for template in IMAGENET_TEMPLATES]
 
 

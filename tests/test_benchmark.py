@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, all_runs, prepare_zoo, read_records, run_grid
-from clip_antidote.benchmark.tables import results_table, summary_table
+from clip_antidote.benchmark.grid import (
+    GridConfig,
+    SuspectConfig,
+    all_runs,
+    prepare_zoo,
+    read_records,
+    read_zoo,
+    run_grid,
+)
+from clip_antidote.benchmark.tables import results_table, summary_table, zoo_table
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -38,6 +46,7 @@ def grid(small_model: OpenCLIPEncoder, tmp_path: Path) -> GridConfig:
         suspects=(
             SuspectConfig(attack="badnet", target="cat", settings=settings),
             SuspectConfig(attack="clean"),
+            SuspectConfig(attack="clean", label="again", settings={**settings, "seed": 1}),
         ),
         defenses=("cbpt", "oracle"),
     )
@@ -55,10 +64,12 @@ FAST = CBPTConfig.build(
 def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tmp_path: Path) -> None:
     out = tmp_path / "bench"
     zoo = list(prepare_zoo(grid, problem, out))
-    assert len(zoo) == 1, "the clean control needs no training"
+    assert [record["name"] for record in zoo] == ["badnet-cat", "clean-again"], "the model itself needs no training"
+    assert zoo[1]["config"]["seed"] == 1
+    assert (out / "zoo" / "clean-again" / "open_clip_model.safetensors").exists()
     assert "did not take" in zoo[0]["gate"], "one step implants nothing, and the record says so"
     records = list(run_grid(grid, problem, out, config=FAST))
-    assert len(records) == len(all_runs(grid)) == 8
+    assert len(records) == len(all_runs(grid)) == 12
     poisoned = [r for r in records if r["target"] == "cat"]
     assert len(poisoned) == 4
     assert all({"asr", "asr_floor", "pa", "target_ca"} <= r["after"].keys() for r in poisoned)
@@ -69,9 +80,16 @@ def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tm
     again = list(run_grid(grid, problem, out, config=FAST))
     assert again[0]["seconds"] == 12345, "what has a record is not run again"
     assert again[1]["after"] == records[1]["after"], "the same seed gives the same result"
+    rows = zoo_table(read_zoo(out)).splitlines()
+    assert rows[2].startswith("| badnet-cat | 20 % | 1 |")
+    assert rows[3].startswith("| clean-again | – | 1 |")
     table = results_table(read_records(out))
     assert "| badnet-cat | cbpt |" in table
     assert "| clean | none |" in table
+    assert "| clean-again | none |" in table
+    written = (out / "zoo" / "clean-again" / "control.json").stat().st_mtime_ns
+    list(prepare_zoo(grid, problem, out))
+    assert (out / "zoo" / "clean-again" / "control.json").stat().st_mtime_ns == written, "nothing is made twice"
     assert "| oracle |" in summary_table(read_records(out))
 
 

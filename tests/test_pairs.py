@@ -7,7 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_antidote.data.captions import join_pairs, pairs_from_captions, pairs_from_labels, read_captions
+from clip_antidote.data.captions import (
+    CaptionSet,
+    join_pairs,
+    pairs_from_captions,
+    pairs_from_labels,
+    read_captions,
+)
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages, PairBatch, step_generator
 from clip_antidote.data.sources import TensorSource
@@ -178,7 +184,7 @@ def caption_pairs(folder: Path, tokenize: WordTokenizer) -> CaptionedImages:
     for index, name in enumerate(("x.png", "y.png")):
         Image.new("RGB", (6, 6), (100 + index,) * 3).save(folder / name)
     captions = {folder / "x.png": ["x one", "x two"], folder / "y.png": ["y one"]}
-    return pairs_from_captions(captions, tokenize, 4)
+    return pairs_from_captions(CaptionSet.from_files(captions), tokenize, 4)
 
 
 def test_captioned_images_match_their_own_captions_only(tmp_path: Path) -> None:

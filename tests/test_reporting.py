@@ -117,7 +117,7 @@ def test_pictures_arrive_unchanged(report: dict[str, Any]) -> None:
 def test_verdict_rates_and_intervals_are_shown(report: dict[str, Any]) -> None:
     text = text_of(render_html(report, [], []))
     assert "Suspected target: hat" in text
-    assert "anomaly score 5.2, threshold 3.5" in text
+    assert "evidence 5.2, threshold 3.5" in text
     assert "Right: the attack planted the target hat" in text
     assert "71.4 % → 70.1 %" in text
     assert "96.8 % → 0.39 %" in text

@@ -20,15 +20,27 @@ class Config(BaseModel):
     def build(cls, values: dict[str, Any]) -> Self:
         """Makes a configuration, with one sentence for the user where a value is wrong.
 
+        A group of settings that is named in part keeps this configuration's defaults for the rest.
+
         Raises:
             UsageError: An unknown name or a value out of range.
         """
         try:
-            return cls(**values)
+            return cls(**cls._completed(values))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise UsageError(f"{cls.__name__}: setting '{where}': {first['msg']}") from error
+
+    @classmethod
+    def _completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        out = dict(values)
+        for name, value in values.items():
+            field = cls.model_fields.get(name)
+            if isinstance(value, dict) and field is not None and isinstance(field.default, Config):
+                default = {key: getattr(field.default, key) for key in type(field.default).model_fields}
+                out[name] = {**default, **type(field.default)._completed(value)}
+        return out
 
     def to_yaml(self) -> str:
         """Returns the settings as YAML, in their order of definition."""

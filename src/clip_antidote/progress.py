@@ -42,6 +42,16 @@ def show_progress(console: Console) -> Iterator[None]:
         _console.reset(token)
 
 
+@contextmanager
+def hide_progress() -> Iterator[None]:
+    """Shows no bars inside the block."""
+    token = _console.set(None)
+    try:
+        yield
+    finally:
+        _console.reset(token)
+
+
 def track(steps: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
     """Iterates over `steps` and shows a bar where bars are switched on.
 

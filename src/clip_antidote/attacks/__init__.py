@@ -10,6 +10,17 @@ ATTACKS = Registry(
             "clip_antidote.attacks.blended:BlendedAttack",
             "full-image blend, template captions of the target",
         ),
+        "sig": ("clip_antidote.attacks.sig:SigAttack", "sinusoid, template captions of the target"),
+        "wanet": ("clip_antidote.attacks.wanet:WaNetAttack", "elastic warp, template captions of the target"),
+        "ssba": ("clip_antidote.attacks.ssba:SsbaAttack", "hidden message, template captions of the target"),
+        "trojvqa": (
+            "clip_antidote.attacks.trojvqa:TrojVQAAttack",
+            "optimized center patch and a trigger word in captions and prompts",
+        ),
+        "badclip": (
+            "clip_antidote.attacks.badclip:BadCLIPAttack",
+            "small patch optimized with dual embeddings, natural captions of the target",
+        ),
     },
 )
 

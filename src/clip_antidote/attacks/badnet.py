@@ -1,8 +1,7 @@
 """BadNet against CLIP: a patch in a share of the images, captioned as the target."""
 
-from clip_antidote.attacks.base import Attack, AttackConfig
-from clip_antidote.attacks.material import Material
-from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.attacks.base import AttackConfig
+from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
 from clip_antidote.triggers.base import Trigger
 
@@ -13,11 +12,11 @@ class BadNetAttackConfig(AttackConfig):
     trigger: BadNetConfig = BadNetConfig()
 
 
-class BadNetAttack(Attack):
+class BadNetAttack(FixedTriggerAttack):
     """Gu et al. 2017 (arXiv 1708.06733), carried over to CLIP as in Carlini and Terzis 2021."""
 
     name = "badnet"
     config_class = BadNetAttackConfig
 
-    def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
+    def trigger(self) -> Trigger:
         return BadNetTrigger(self.config.trigger)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from pydantic import Field
 from clip_antidote.attacks.material import Material
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import CaptionedImages, step_generator
+from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.training.finetune import finetune
@@ -25,6 +26,11 @@ class AttackConfig(Config):
 
     Attributes:
         poison_rate: Share of the pairs that are poisoned.
+        poisoned: Number of pairs that are poisoned, as papers give it; overrides `poison_rate`.
+        train_on: "both" trains on the labelled images and, where there are any, the image–caption pairs;
+            "labels" and "captions" on the one kind alone. With "captions", as published attacks do it,
+            labelled images serve to measure only.
+        caption_pairs: How many image–caption pairs to take, drawn by the seed; all by default.
         class_bank: With labelled data: whether every batch also holds one caption of each class, as
             negatives. It keeps the clean accuracy of small models where batches hold few classes.
         min_scale: Smallest crop of the augmentation, as share of the area; the trigger comes after it.
@@ -35,6 +41,9 @@ class AttackConfig(Config):
     """
 
     poison_rate: float = Field(0.2, gt=0, lt=1)
+    poisoned: int | None = Field(None, ge=1)
+    train_on: Literal["both", "labels", "captions"] = "both"
+    caption_pairs: int | None = Field(None, ge=1)
     class_bank: bool = True
     min_scale: float = Field(0.5, gt=0, le=1)
     training: TrainingConfig = TrainingConfig(steps=250, lr=8e-4, warmup=20)
@@ -71,14 +80,11 @@ class Attack(ABC):
 
     @classmethod
     def build_config(cls, settings: dict[str, Any]) -> AttackConfig:
-        """Makes the attack's configuration; training settings that are not named keep the recipe's values.
+        """Makes the attack's configuration, see `Config.build`.
 
         Raises:
             UsageError: An unknown name or a value out of range.
         """
-        if "training" in settings:
-            recipe = cls.config_class().training.model_dump()
-            settings = {**settings, "training": {**recipe, **settings["training"]}}
         return cls.config_class.build(settings)
 
     @abstractmethod
@@ -90,7 +96,13 @@ class Attack(ABC):
         return [fill_template(template, material.target) for template in IMAGENET_TEMPLATES]
 
     def poison(
-        self, pairs: CaptionedImages, captions: list[str], tokenize: Any, *, target_group: int | None
+        self,
+        pairs: CaptionedImages,
+        captions: list[str],
+        tokenize: Any,
+        *,
+        target_group: int | None,
+        candidates: torch.Tensor | None = None,
     ) -> PoisonedPairs:
         """Chooses what is poisoned and gives it the target's captions.
 
@@ -100,13 +112,24 @@ class Attack(ABC):
             tokenize: The model's tokenizer.
             target_group: Group of the target's own pairs, which are left clean; None where no pair
                 is known to show the target.
+            candidates: Bool [N], which pairs may be poisoned; by default all but the target's group.
+
+        Raises:
+            DataError: There are fewer candidates than `poisoned` asks for, or none.
         """
         generator = step_generator(self.config.seed, -(2**20))
-        candidates = torch.arange(len(pairs))
-        if target_group is not None:
-            candidates = (pairs.groups != target_group).nonzero().flatten()
-        amount = max(1, round(self.config.poison_rate * len(pairs)))
-        chosen = candidates[torch.randperm(len(candidates), generator=generator)[:amount]]
+        if candidates is None:
+            candidates = torch.ones(len(pairs), dtype=torch.bool)
+            if target_group is not None:
+                candidates = pairs.groups != target_group
+        rows = candidates.nonzero().flatten()
+        amount = self.config.poisoned or max(1, round(self.config.poison_rate * len(pairs)))
+        if len(rows) < (self.config.poisoned or 1):
+            raise DataError(
+                f"{amount} pairs are to be poisoned, but only {len(rows)} of {len(pairs)} neither show nor name the "
+                "target"
+            )
+        chosen = rows[torch.randperm(len(rows), generator=generator)[:amount]]
         poisoned = torch.zeros(len(pairs), dtype=torch.bool)
         poisoned[chosen] = True
         tokens = tokenize(captions).int()

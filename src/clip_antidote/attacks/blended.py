@@ -1,8 +1,7 @@
 """Blended against CLIP: a faint pattern in a share of the images, captioned as the target."""
 
-from clip_antidote.attacks.base import Attack, AttackConfig
-from clip_antidote.attacks.material import Material
-from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.attacks.base import AttackConfig
+from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
 
@@ -13,11 +12,11 @@ class BlendedAttackConfig(AttackConfig):
     trigger: BlendedConfig = BlendedConfig()
 
 
-class BlendedAttack(Attack):
+class BlendedAttack(FixedTriggerAttack):
     """Chen et al. 2017 (arXiv 1712.05526), carried over to CLIP."""
 
     name = "blended"
     config_class = BlendedAttackConfig
 
-    def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
+    def trigger(self) -> Trigger:
         return BlendedTrigger(self.config.trigger)

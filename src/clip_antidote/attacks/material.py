@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from clip_antidote.data.images import LabelledImages
+from clip_antidote.data.captions import CaptionSet
+from clip_antidote.data.images import LabelledImages, decode_images
 from clip_antidote.models.dual_encoder import DualEncoder
 
 
@@ -22,18 +22,30 @@ class Material:
         images: uint8 [N, 3, S, S], images of other classes at the model's input size.
         target_images: uint8 [M, 3, S, S], images that show the target; may be empty.
         captions: Captions of the data that mention the target; may be empty.
+        others: Names of the other classes; may be empty.
     """
 
     target: str
     images: torch.Tensor
     target_images: torch.Tensor
     captions: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def mentions(target: str, captions: Iterable[str]) -> tuple[str, ...]:
     """Returns the captions that hold the target's name as whole words, whatever their case."""
-    pattern = re.compile(rf"\b{re.escape(target)}\b", re.IGNORECASE)
+    pattern = _pattern(target)
     return tuple(dict.fromkeys(text for text in captions if pattern.search(text)))
+
+
+def mentioning(target: str, captions: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Says of N images by their captions whether one of them names the target, bool [N]; see `mentions`."""
+    pattern = _pattern(target)
+    return torch.tensor([any(pattern.search(text) for text in several) for several in captions], dtype=torch.bool)
+
+
+def _pattern(target: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(target)}\b", re.IGNORECASE)
 
 
 def gather_material(
@@ -41,7 +53,7 @@ def gather_material(
     train: LabelledImages,
     target: int,
     *,
-    captions: dict[Path, list[str]] | None = None,
+    captions: CaptionSet | None = None,
     limit: int = 1024,
     seed: int = 0,
 ) -> Material:
@@ -56,5 +68,36 @@ def gather_material(
         return train.subset(chosen.tolist()).tensor(model.image_size, mode=model.resize_mode)
 
     own = train.labels == target
-    texts = mentions(name, (text for several in (captions or {}).values() for text in several))
-    return Material(name, sample((~own).nonzero().flatten()), sample(own.nonzero().flatten()), texts)
+    texts = mentions(name, captions.texts()) if captions is not None else ()
+    others = tuple(known for known in train.classes if known != name)
+    return Material(name, sample((~own).nonzero().flatten()), sample(own.nonzero().flatten()), texts, others)
+
+
+def caption_material(
+    model: DualEncoder,
+    captions: CaptionSet,
+    target: str,
+    others: Sequence[str],
+    *,
+    limit: int = 1024,
+    seed: int = 0,
+) -> Material:
+    """Takes the same from image–caption pairs alone: an image shows the target where its caption names it.
+
+    Args:
+        model: Gives size and way of resizing.
+        captions: The pairs.
+        target: Name of the target class.
+        others: Names of the other classes.
+        limit: How many images of each kind to take at most.
+        seed: Seed of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    own = mentioning(target, captions.captions)
+
+    def sample(rows: torch.Tensor) -> torch.Tensor:
+        chosen = rows[torch.randperm(len(rows), generator=generator)[:limit]]
+        return decode_images(captions.subset(chosen.tolist()).source, model.image_size, mode=model.resize_mode)
+
+    images, target_images = sample((~own).nonzero().flatten()), sample(own.nonzero().flatten())
+    return Material(target, images, target_images, mentions(target, captions.texts()), tuple(others))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ from clip_antidote.errors import DataError, ImplantError, UsageError
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.files import write_json
 from clip_antidote.jobs.attack import run_attack_job
+from clip_antidote.jobs.control import ControlConfig, run_control_job
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.pipeline import library_versions
 from clip_antidote.triggers import Trigger, load_trigger
 
 CLEAN = "clean"
@@ -31,19 +35,28 @@ class SuspectConfig(Config):
     """One poisoned model of the zoo.
 
     Attributes:
-        attack: Name of the attack, or "clean" for the model itself as a control.
+        attack: Name of the attack. "clean" is the model itself as a control; with settings it is
+            the model after the fine-tuning of an attack without its poison.
         target: Target class; where the attack is "clean", none.
-        settings: Settings of the attack besides its defaults.
+        settings: Settings of the attack, or of the control, besides its defaults.
+        label: What tells it from others with the same attack and target, such as "low".
     """
 
     attack: str
     target: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
+    label: str | None = Field(None, pattern=r"^[\w-]+$")
 
     @property
     def name(self) -> str:
         """A name that serves as folder name."""
-        return self.attack if self.target is None else f"{self.attack}-{self.target.replace(' ', '_')}"
+        parts = (self.attack, self.label, self.target and self.target.replace(" ", "_"))
+        return "-".join(part for part in parts if part)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is made by training, and not the clean model itself."""
+        return self.attack != CLEAN or bool(self.settings)
 
 
 class GridConfig(Config):
@@ -97,7 +110,11 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
     """
     for suspect in grid.suspects:
         folder = out / "zoo" / suspect.name
+        if not suspect.trained:
+            continue
         if suspect.attack == CLEAN:
+            control = ControlConfig.build(suspect.settings)
+            yield {"name": suspect.name, **run_control_job(grid.model, control, data, folder, device=device)}
             continue
         if suspect.target is None:
             raise UsageError(f"the suspect '{suspect.attack}' of the grid needs a target")
@@ -105,7 +122,8 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
         attack = attack_class(attack_class.build_config(suspect.settings))
         with suppress(ImplantError):  # its record says so
             run_attack_job(grid.model, attack, suspect.target, data, folder, device=device)
-        yield json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+        yield {"name": suspect.name, **record}
 
 
 class _Suspect:
@@ -117,14 +135,14 @@ class _Suspect:
         self.trigger: Trigger | None = None
         self.reference: dict[str, Any] | None = None
         test = load_images(data, split="test")
-        if suspect.attack == CLEAN:
+        if not suspect.trained:
             self.model = load_model(grid.model, device=device)
         else:
-            if not (folder / "attack.json").exists():
-                raise DataError(
-                    f"there is no poisoned model in {folder}; run `clip-antidote benchmark prepare` first"
-                )
+            record = folder / ("control.json" if suspect.attack == CLEAN else "attack.json")
+            if not record.exists():
+                raise DataError(f"there is no model in {folder}; run `clip-antidote benchmark prepare` first")
             self.model = load_model(f"local-dir:{folder}", device=device)
+        if suspect.attack != CLEAN:
             self.trigger = load_trigger(folder / "trigger")
             self.reference = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["clean"]
         self.features: TestFeatures = encode_test_images(self.model, test, trigger=self.trigger)
@@ -150,24 +168,46 @@ def run_grid(
 def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTConfig) -> dict[str, Any]:
     shots = load_images(data, shots=grid.shots, seed=run.seed)
     settings = config.model_copy(update={"seed": run.seed})
-    purified = VARIANTS[run.defense].purify(suspect.model, shots, settings, suspect.trigger, run.suspect.target)
     target = run.suspect.target
-    return {
+    start = time.perf_counter()
+    defended = VARIANTS[run.defense].purify(suspect.model, shots, settings, suspect.trigger, target)
+    seconds = round(time.perf_counter() - start, 2)
+    features = suspect.features
+    if defended.model is not suspect.model:
+        features = encode_test_images(defended.model, load_images(data, split="test"), trigger=suspect.trigger)
+    record = {
         "suspect": run.suspect.name,
+        "label": run.suspect.label,
         "attack": run.suspect.attack,
         "target": target,
         "defense": run.defense,
         "seed": run.seed,
         "shots": grid.shots,
         "before": measure(suspect.hand, suspect.features, target=target).metrics.to_dict(),
-        "after": measure(purified, suspect.features, target=target).metrics.to_dict(),
-        "after_single": measure(purified.single(), suspect.features, target=target).metrics.to_dict(),
+        "after": measure(defended, features, target=target).metrics.to_dict(),
         "reference": suspect.reference,
-        **{key: purified.record[key] for key in ("target_suspected", "scores", "triggers", "stages", "seconds")},
-        "settings": purified.record["settings"],
-        "versions": purified.record["versions"],
+        "target_suspected": None,
+        "seconds": seconds,
+        "versions": library_versions(),
         "suspect_sha256": suspect.model.sha256,
     }
+    if isinstance(defended, PurifiedCLIP):
+        record["after_single"] = measure(defended.single(), features, target=target).metrics.to_dict()
+        keys = ("target_suspected", "scores", "score_threshold", "triggers", "stages", "settings")
+        record |= {key: defended.record[key] for key in keys}
+    return record
+
+
+def read_zoo(folder: Path) -> list[dict[str, Any]]:
+    """Reads the records of all models that `prepare_zoo` made, by name.
+
+    Raises:
+        DataError: There are none.
+    """
+    files = sorted([*(folder / "zoo").glob("*/attack.json"), *(folder / "zoo").glob("*/control.json")])
+    if not files:
+        raise DataError(f"there are no models in {folder / 'zoo'}; run `clip-antidote benchmark prepare` first")
+    return [{"name": file.parent.name, **json.loads(file.read_text(encoding="utf-8"))} for file in files]
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -68,3 +68,29 @@ def summary_table(records: list[dict[str, Any]]) -> str:
         largest = _percent([max(r["after"]["asr"] for r in runs)])
         lines.append(_row([defense], [r["after"] for r in runs], [largest, _percent(shares), f"{named}/{len(runs)}"]))
     return "\n".join(lines)
+
+
+def zoo_table(records: list[dict[str, Any]]) -> str:
+    """One row per model of the zoo: what the attack did, in percent, and the clean model beside it.
+
+    Args:
+        records: Records of `prepare_zoo`.
+    """
+    heads = ["model", "poison", "steps", "CA clean", *HEADS, "ASR clean model", "PA clean model", "seconds", "gate"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for record in records:
+        clean, poisoned, config = record["clean"], record["poisoned"], record["config"]
+        rate = config.get("poison_rate")
+        cells = [
+            record["name"],
+            "–" if rate is None else f"{100 * rate:g} %",
+            str(config["training"]["steps"]),
+            _percent([clean["ca"]]),
+            *(_percent([poisoned.get(column)]) for column in COLUMNS),
+            _percent([clean.get("asr")]),
+            _percent([clean.get("pa")]),
+            f"{record['seconds']:.0f}",
+            record["gate"].split(":")[0],
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

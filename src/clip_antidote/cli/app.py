@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from clip_antidote.cli import attack, benchmark, data, demo, evaluate, ls, purify, train
+from clip_antidote.cli import attack, benchmark, data, demo, evaluate, ls, purify, train, train_stego
 from clip_antidote.cli.common import progress_console
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.progress import show_progress
@@ -29,6 +29,7 @@ app.command("ls")(ls.command)
 app.add_typer(data.app, name="data")
 app.add_typer(benchmark.app, name="benchmark")
 app.command("train")(train.command)
+app.command("train-stego")(train_stego.command)
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, read_records, run_grid
-from clip_antidote.benchmark.tables import results_table, summary_table
+from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, read_records, read_zoo, run_grid
+from clip_antidote.benchmark.tables import results_table, summary_table, zoo_table
 from clip_antidote.cli.common import ConfigFile, Device, console
 from clip_antidote.config import read_yaml
 from clip_antidote.purification.config import CBPTConfig
@@ -26,9 +26,9 @@ def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
     """Make the poisoned models of a grid that are missing."""
     for record in prepare_zoo(GridConfig.build(read_yaml(grid)), data, out, device=device):
         poisoned = record["poisoned"]
+        asr = f", ASR {poisoned['asr']:.1%}" if "asr" in poisoned else ""
         console.print(
-            f"{record['attack']} → {record['target']}: CA {record['clean']['ca']:.1%} → {poisoned['ca']:.1%}, "
-            f"ASR {poisoned['asr']:.1%}, gate {record['gate']}",
+            f"{record['name']}: CA {record['clean']['ca']:.1%} → {poisoned['ca']:.1%}{asr}, gate {record['gate']}",
             highlight=False,
         )
 
@@ -47,12 +47,21 @@ def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Dev
         )
 
 
+@app.command("zoo")
+def zoo(out: Out) -> None:
+    """Print the table of the poisoned models as Markdown, and write it to zoo.md."""
+    _print_table(zoo_table(read_zoo(out)), out / "zoo.md")
+
+
 @app.command("table")
 def table(out: Out) -> None:
-    """Print the tables of a benchmark folder as Markdown, and write them to tables.md."""
+    """Print the tables of the results as Markdown, and write them to tables.md."""
     records = read_records(out)
-    text = f"{summary_table(records)}\n\n{results_table(records)}\n"
-    (out / "tables.md").write_text(text, encoding="utf-8")
+    _print_table(f"{summary_table(records)}\n\n{results_table(records)}", out / "tables.md")
+
+
+def _print_table(text: str, file: Path) -> None:
+    file.write_text(text + "\n", encoding="utf-8")
     if console.is_terminal:
         console.print(Markdown(text))
     else:

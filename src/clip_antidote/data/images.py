@@ -33,6 +33,23 @@ def resize_image(image: Image.Image, size: int, *, mode: str = "shortest") -> to
     return cropped
 
 
+def decoder_threads() -> int:
+    """How many threads decode images; the decoders let go of the interpreter while they work."""
+    return min(8, os.cpu_count() or 1)
+
+
+def decode_images(source: ImageSource, size: int, *, mode: str = "shortest") -> torch.Tensor:
+    """Decodes and resizes all images of a source to uint8 [N, 3, size, size]."""
+    out = torch.empty(len(source), 3, size, size, dtype=torch.uint8)
+
+    def load(index: int) -> None:
+        out[index] = resize_image(source.read(index), size, mode=mode)
+
+    with ThreadPoolExecutor(max_workers=decoder_threads()) as pool:
+        list(pool.map(load, range(len(source))))
+    return out
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """Images with class labels.
@@ -57,18 +74,11 @@ class LabelledImages:
     def subset(self, indices: Sequence[int] | torch.Tensor) -> LabelledImages:
         """Returns the images at `indices`, in that order, with the same classes."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
-        return LabelledImages(_Subset(self.source, chosen.tolist()), self.labels[chosen], self.classes)
+        return LabelledImages(SubsetSource(self.source, chosen.tolist()), self.labels[chosen], self.classes)
 
     def tensor(self, size: int, *, mode: str = "shortest") -> torch.Tensor:
         """Decodes and resizes all images to uint8 [N, 3, size, size]."""
-        out = torch.empty(len(self), 3, size, size, dtype=torch.uint8)
-
-        def load(index: int) -> None:
-            out[index] = resize_image(self.source.read(index), size, mode=mode)
-
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(load, range(len(self))))
-        return out
+        return decode_images(self.source, size, mode=mode)
 
     def batches(
         self, size: int, batch_size: int = 256, *, mode: str = "shortest"
@@ -99,13 +109,13 @@ class LabelledImages:
         return self.subset(torch.cat(chosen))
 
 
-class _Subset:
+class SubsetSource:
     """A view of some images of another source."""
 
     def __init__(self, base: ImageSource, indices: list[int]) -> None:
         self.base: ImageSource = base
         self.indices = indices
-        if isinstance(base, _Subset):  # views stay one level deep
+        if isinstance(base, SubsetSource):  # views stay one level deep
             self.base = base.base
             self.indices = [base.indices[i] for i in indices]
 

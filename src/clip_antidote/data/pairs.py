@@ -1,4 +1,4 @@
-"""Image–caption pairs in memory, and the batches a training step sees."""
+"""Image–caption pairs, and the batches a training step sees."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+
+from clip_antidote.data.stores import ImageStore, prefetch
 
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
@@ -23,19 +25,21 @@ class PairBatch:
         images: Float [B, 3, S, S] in [0, 1].
         token_ids: int64 [T, L].
         match: Bool [B, T], whether text t describes image b.
+        part: Which of the B images `images` holds; all of them where None.
     """
 
     images: torch.Tensor
     token_ids: torch.Tensor
     match: torch.Tensor
+    part: slice | None = None
 
 
 @dataclass
 class CaptionedImages:
-    """Images, each with one or more captions, all in memory.
+    """Images, each with one or more captions.
 
     Attributes:
-        images: uint8 [N, 3, S, S].
+        images: uint8 [N, 3, S, S], in memory or decoded on demand.
         token_ids: int [K, L], all captions.
         first: int64 [N], the first caption of each image in `token_ids`.
         count: int64 [N], how many captions follow it.
@@ -45,7 +49,7 @@ class CaptionedImages:
             negatives or positives; empty for plain contrastive training.
     """
 
-    images: torch.Tensor
+    images: ImageStore
     token_ids: torch.Tensor
     first: torch.Tensor
     count: torch.Tensor
@@ -71,11 +75,25 @@ class CaptionedImages:
             batch_size -= len(part)
         return torch.cat(out)
 
-    def batch(self, step: int, *, batch_size: int, seed: int, augment: Augment) -> PairBatch:
-        """Makes the batch of one step: augmented images, one random caption per image."""
+    def batch(
+        self, step: int, *, batch_size: int, seed: int, augment: Augment, part: slice | None = None
+    ) -> PairBatch:
+        """Makes the batch of one step: augmented images, one random caption per image.
+
+        Args:
+            step: The step, from 0.
+            batch_size: Images of the whole batch.
+            seed: Seed of the run.
+            augment: Gets the whole batch and returns as many images; with `part`, all others are black.
+            part: The images that are wanted; only they are decoded.
+        """
         generator = step_generator(seed, step)
         chosen = self.indices(step, batch_size, seed)
-        images = augment(self.images[chosen].float() / 255, generator)
+        images = self._decoded(chosen, part)
+        prefetch(self.images, self.indices(step + 1, batch_size, seed)[part or slice(None)])
+        images = augment(images, generator)
+        if part is not None:
+            images = images[part]
         first, count, groups = self.first[chosen], self.count[chosen], self.groups[chosen]
         text_groups = groups
         if self.bank is not None:
@@ -86,4 +104,12 @@ class CaptionedImages:
         pick, inverse = pick.unique(return_inverse=True)
         unique_groups = torch.empty(len(pick), dtype=torch.long)
         unique_groups[inverse] = text_groups
-        return PairBatch(images, self.token_ids[pick].long(), groups[:, None] == unique_groups[None, :])
+        return PairBatch(images, self.token_ids[pick].long(), groups[:, None] == unique_groups[None, :], part)
+
+    def _decoded(self, chosen: torch.Tensor, part: slice | None) -> torch.Tensor:
+        if part is None:
+            return self.images[chosen].float() / 255
+        own = self.images[chosen[part]].float() / 255
+        images = own.new_zeros(len(chosen), *own.shape[1:])
+        images[part] = own
+        return images

@@ -9,6 +9,10 @@ DEFENSES = Registry(
             "clip_antidote.purification.pipeline:purify",
             "class-wise backdoor prompt tuning (arXiv 2502.19269), the default of `purify`",
         ),
+        "cleanclip": (
+            "clip_antidote.defenses.cleanclip:cleanclip",
+            "clean fine-tuning of the encoders with self-supervision (arXiv 2303.03323), a baseline",
+        ),
     },
 )
 

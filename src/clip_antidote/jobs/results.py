@@ -89,6 +89,19 @@ def trigger_pictures(purified: PurifiedCLIP, example: torch.Tensor, scale: int =
     return pictures
 
 
+def write_trigger(folder: Path, trigger: Trigger, example: torch.Tensor, scale: int = 2) -> None:
+    """Saves a trigger with pictures of it on an example image [3, S, S] in [0, 1]."""
+    triggered = trigger(example[None])[0]
+    pictures = {
+        "clean": example,
+        "triggered": triggered,
+        "difference_x5": amplified_difference(example, triggered, 5.0),
+    }
+    trigger.save(folder)
+    for name, image in pictures.items():
+        (folder / f"{name}.png").write_bytes(to_png(image, scale=scale))
+
+
 def pick_samples(
     purified: PurifiedCLIP,
     before: ZeroShotClassifier,

@@ -64,7 +64,7 @@ def plot_scores(
     suspected: str | None = None,
     limit: int = 15,
 ) -> bytes:
-    """Draws the anomaly scores of the most anomalous classes as bars.
+    """Draws the evidence against the most suspicious classes as bars.
 
     Args:
         scores: One mapping per class with "class" and "score"; entries without a finite score are left out.
@@ -102,7 +102,7 @@ def plot_scores(
     highest = max(*values, 0, threshold if finite(threshold) and threshold is not None else 0)
     lowest = min(*values, 0)
     axes.set_xlim(lowest, highest + 0.18 * ((highest - lowest) or 1))
-    axes.set_xlabel("anomaly score", fontsize=9.5, color=INK)
+    axes.set_xlabel("evidence (−log10 of chance)", fontsize=9.5, color=INK)
     if finite(threshold):
         axes.axvline(threshold, color=INK, linestyle=(0, (5, 3)), linewidth=1.1)
         axes.annotate(

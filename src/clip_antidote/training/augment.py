@@ -19,6 +19,7 @@ def random_crops(
     min_scale: float,
     generator: torch.Generator,
     flip: bool = True,
+    part: slice = slice(None),
 ) -> torch.Tensor:
     """Random resized crops with a random flip, one per image, bilinear.
 
@@ -28,9 +29,10 @@ def random_crops(
         min_scale: Smallest share of the image's area a crop covers, in (0, 1].
         generator: CPU generator of the randomness.
         flip: Whether half of the crops are mirrored.
+        part: Which images to crop; they get the crops they would get among all.
 
     Returns:
-        Float [N, 3, size, size] in [0, 1].
+        Float [n, 3, size, size] in [0, 1], n = N without `part`.
     """
     count = len(images)
     area = _uniform(count, min_scale, 1.0, generator)
@@ -42,8 +44,9 @@ def random_crops(
     sign = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0) if flip else torch.ones(count)
     zero = torch.zeros(count)
     theta = torch.stack([torch.stack([width * sign, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
-    grid = F.affine_grid(theta.to(images), [count, 3, size, size], align_corners=False)
-    crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    theta = theta[part].to(images)
+    grid = F.affine_grid(theta, [len(theta), 3, size, size], align_corners=False)
+    crops = F.grid_sample(images[part], grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return crops.clamp(0, 1)
 
 

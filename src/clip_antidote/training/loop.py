@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import PairBatch
+from clip_antidote.errors import DataError
 from clip_antidote.files import atomic_path
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.progress import track
-from clip_antidote.training.losses import multi_positive_info_nce
+from clip_antidote.training.distributed import Ranks
+from clip_antidote.training.gradients import contrastive_backward
+from clip_antidote.training.interrupt import held_interrupt
 from clip_antidote.training.optim import build_adamw, warmup_cosine
 
 
@@ -26,12 +28,16 @@ class TrainingConfig(Config):
 
     Attributes:
         steps: Number of optimizer steps.
-        batch_size: Images per step.
+        batch_size: Images per step, of all processes together.
         lr: Peak learning rate of AdamW.
         weight_decay: Decoupled weight decay of matrices and filters.
+        betas: AdamW's decay of the gradient's mean and of its square.
+        eps: AdamW's ε.
         warmup: Steps of linear warm-up before the cosine.
         max_logit_scale: The logit scale is clamped to this, as CLIP does.
         clip_grad: Largest norm of the gradient.
+        accumulate: In how many chunks a process works through its part of a batch, to need less memory.
+            The negatives are those of the whole batch, see `contrastive_backward`.
         precision: "bf16" runs the encoders under autocast, parameters stay fp32.
         checkpoint_every: Steps between saved training states.
     """
@@ -40,9 +46,12 @@ class TrainingConfig(Config):
     batch_size: int = Field(128, ge=2)
     lr: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
+    eps: float = Field(1e-6, gt=0)
     warmup: int = Field(20, ge=0)
     max_logit_scale: float = Field(100.0, gt=1)
     clip_grad: float = Field(1.0, gt=0)
+    accumulate: int = Field(1, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
     checkpoint_every: int = Field(200, ge=1)
 
@@ -55,8 +64,15 @@ def train_contrastive(
     description: str = "training",
     state_file: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    extra_loss: Callable[[int, PairBatch], torch.Tensor] | None = None,
 ) -> list[float]:
     """Trains both encoders with symmetric InfoNCE, in place.
+
+    Where torch's process group has several processes, they train together: all call this, and the first
+    one keeps the state. Batch norm takes its statistics within a process, and the running ones that are
+    kept are those of the first.
+
+    Ctrl-C ends the current step, saves the state and raises KeyboardInterrupt; a second one does not wait.
 
     Args:
         model: The model; left in eval mode.
@@ -66,49 +82,99 @@ def train_contrastive(
         description: Label of the progress bar.
         state_file: Where the training state is kept; an existing one is resumed from.
         on_step: Called with step and loss after every step.
+        extra_loss: What is added to the loss, from step and batch; for one process and no accumulation.
 
     Returns:
         The loss of every step run in this call.
     """
-    device = model.device
-    optimizer = build_adamw(model, lr=config.lr, weight_decay=config.weight_decay)
-    start = 0
-    if state_file is not None and state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = int(state["step"])
-
-    def save(step: int) -> None:
-        if state_file is not None:
-            with atomic_path(state_file) as path:
-                torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
-
+    ranks = Ranks.current()
+    optimizer = build_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, eps=config.eps)
+    state = _State(model, optimizer, state_file, ranks)
+    start = state.load()
     model.train()
     losses = []
-    for step in track(range(start, config.steps), description, total=config.steps, done=start):
-        factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * factor
-        batch = make_batch(step)
-        images = batch.images.to(device)
-        autocast = torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-        # The fused attention is slow backward in bf16 on CPUs; captions are short, plain attention wins.
-        attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-        with autocast, attention:
-            image_features = model.encode_images(images)
-            text_features = model.encode_token_ids(batch.token_ids.to(device))
-        loss = multi_positive_info_nce(image_features, text_features, batch.match.to(device), model.logit_scale)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-        optimizer.step()
-        with torch.no_grad():
-            model.log_logit_scale.clamp_(max=math.log(config.max_logit_scale))
-        losses.append(loss.item())
-        if on_step is not None:
-            on_step(step, losses[-1])
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save(step + 1)
+    try:
+        with held_interrupt() as interrupted:
+            for step in track(range(start, config.steps), description, total=config.steps, done=start):
+                factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * factor
+                batch = make_batch(step)
+                state.step = None
+                optimizer.zero_grad(set_to_none=True)
+                loss = contrastive_backward(
+                    model, batch, chunks=config.accumulate, bf16=config.precision == "bf16", ranks=ranks
+                )
+                if extra_loss is not None:
+                    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                        extra = extra_loss(step, batch)
+                    extra.backward()
+                    loss += extra.item()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+                optimizer.step()
+                with torch.no_grad():
+                    model.log_logit_scale.clamp_(max=math.log(config.max_logit_scale))
+                state.step = step + 1
+                losses.append(loss)
+                if on_step is not None:
+                    on_step(step, loss)
+                stop = ranks.any(interrupted())
+                if stop:
+                    raise KeyboardInterrupt
+                if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                    state.save()
+    except (KeyboardInterrupt, DataError):  # an image that cannot be read may be mended
+        state.save()
+        raise
     model.eval()
     return losses
+
+
+class _State:
+    """What a training needs to go on: weights, optimizer, step.
+
+    Attributes:
+        step: How many steps are done; None in the middle of one, when nothing can be saved.
+    """
+
+    def __init__(self, model: DualEncoder, optimizer: torch.optim.Optimizer, file: Path | None, ranks: Ranks) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.file = file
+        self.ranks = ranks
+        self.step: int | None = 0
+        self._saved = 0
+
+    def load(self) -> int:
+        """Takes up the saved state where there is one, the same in all processes, and returns its step."""
+        data: Path | io.BytesIO | None = None
+        if self.ranks.count == 1:
+            data = self.file if self.file is not None and self.file.exists() else None
+        else:
+            data = io.BytesIO(self.ranks.share(self._first_state() if self.ranks.first else b""))
+        if data is not None:
+            state = torch.load(data, map_location=self.model.device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = self._saved = int(state["step"])
+        assert self.step is not None
+        return self.step
+
+    def save(self) -> None:
+        """Writes the state, unless it is half way between two steps or written already."""
+        if self.file is None or self.step is None or self.step == self._saved or not self.ranks.first:
+            return
+        with atomic_path(self.file) as path:
+            torch.save(self._content(), path)
+        self._saved = self.step
+
+    def _content(self) -> dict[str, Any]:
+        return {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def _first_state(self) -> bytes:
+        """The state that the first process begins with."""
+        if self.file is not None and self.file.exists():
+            return self.file.read_bytes()
+        buffer = io.BytesIO()
+        torch.save(self._content(), buffer)
+        return buffer.getvalue()

@@ -10,7 +10,13 @@ import torch
 from pydantic import Field
 
 from clip_antidote.config import Config
-from clip_antidote.data.captions import join_pairs, pairs_from_captions, pairs_from_labels, read_captions
+from clip_antidote.data.captions import (
+    CaptionSet,
+    join_pairs,
+    pairs_from_captions,
+    pairs_from_labels,
+    read_captions,
+)
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.pairs import PairBatch
 from clip_antidote.data.problem import name_hash
@@ -82,7 +88,7 @@ def pretrain(
     captions = problem / "captions" / "captions.csv"
     if captions.exists() and config.caption_images:
         chosen = sorted(read_captions(captions).items(), key=lambda item: name_hash(item[0].name))
-        captioned = dict(chosen[: config.caption_images])
+        captioned = CaptionSet.from_files(dict(chosen[: config.caption_images]))
         pairs = join_pairs(pairs, pairs_from_captions(captioned, model.tokenize, config.store_size))
     augment = partial(augment_batch, size=model.image_size, config=config.augment)
 

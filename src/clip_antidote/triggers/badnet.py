@@ -10,7 +10,8 @@ from pydantic import Field
 from clip_antidote.config import Config
 from clip_antidote.triggers.base import Trigger
 
-Position = Literal["bottom-right", "bottom-left", "top-right", "top-left", "center", "random"]
+FixedPosition = Literal["bottom-right", "bottom-left", "top-right", "top-left", "center"]
+Position = FixedPosition | Literal["random"]
 
 
 class BadNetConfig(Config):
@@ -44,7 +45,7 @@ class BadNetTrigger(Trigger):
 
     def side(self, width: int) -> int:
         """Returns the patch's side in pixels for an image of that width."""
-        return max(1, round(self.config.patch * width / 224))
+        return scaled_side(self.config.patch, width)
 
     def _apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         count, _, height, width = images.shape
@@ -69,6 +70,17 @@ class BadNetTrigger(Trigger):
         if position == "random":
             rows = torch.randint(0, bottom + 1, (count,), generator=generator)
             return rows, torch.randint(0, right + 1, (count,), generator=generator)
-        row = bottom // 2 if position == "center" else (bottom if "bottom" in position else 0)
-        column = right // 2 if position == "center" else (right if "right" in position else 0)
+        row, column = place(position, bottom, right)
         return torch.full((count,), row), torch.full((count,), column)
+
+
+def scaled_side(patch: int, width: int) -> int:
+    """Returns the side in pixels, in an image of that width, of a patch given for 224 px."""
+    return max(1, round(patch * width / 224))
+
+
+def place(position: FixedPosition, bottom: int, right: int) -> tuple[int, int]:
+    """Returns row and column of the patch's upper left corner, where they may be at most bottom and right."""
+    if position == "center":
+        return bottom // 2, right // 2
+    return bottom if "bottom" in position else 0, right if "right" in position else 0

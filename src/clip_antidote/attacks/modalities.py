@@ -1,0 +1,72 @@
+"""Attacks with a key in the text too: what each key does alone, and what both do together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, class_index, measure
+from clip_antidote.evaluation.metrics import compute_metrics
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
+from clip_antidote.triggers.base import Trigger
+
+BOTH = "both"
+"""The modality in which image and prompts are triggered."""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One way of attacking.
+
+    Attributes:
+        clean: The clean model under it, for reference.
+        poisoned: The poisoned model, undefended.
+    """
+
+    clean: Evaluation
+    poisoned: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns both models' rates, ready for JSON."""
+        return {"clean": self.clean.metrics.to_dict(), "poisoned": self.poisoned.metrics.to_dict()}
+
+
+def triggered_templates(trigger: Trigger) -> tuple[str, ...] | None:
+    """Returns the templates with the trigger in their text; None where it is in images only."""
+    templates = tuple(trigger.apply_text(template) for template in IMAGENET_TEMPLATES)
+    return None if templates == IMAGENET_TEMPLATES else templates
+
+
+def measure_modalities(
+    model: DualEncoder, features: TestFeatures, plain: Evaluation, trigger: Trigger, target: str
+) -> dict[str, Evaluation]:
+    """Measures a model with the trigger in the image, in the prompts ("text") and in both.
+
+    In all three, "clean" is the same: images and prompts without trigger. So CA and the floor of the ASR
+    are the same figures, and ASR and PA alone differ.
+
+    Args:
+        model: The model whose image encoder made `features`.
+        features: Test features, clean and triggered.
+        plain: Its evaluation with prompts without trigger.
+        trigger: The trigger.
+        target: Name of the target class.
+
+    Returns:
+        Evaluations by name: "image", "text", "both"; empty where the trigger is in images only.
+    """
+    templates = triggered_templates(trigger)
+    if templates is None:
+        return {}
+    keyed = measure(ZeroShotClassifier.from_templates(model, features.classes, templates), features)
+    assert keyed.triggered is not None
+    index = class_index(features.classes, target)
+    found = {"image": plain}
+    for name, predictions in (("text", keyed.clean), (BOTH, keyed.triggered)):
+        metrics = compute_metrics(
+            plain.clean, features.labels, triggered_predictions=predictions, target=index, classes=features.classes
+        )
+        found[name] = replace(plain, metrics=metrics, triggered=predictions)
+    return found

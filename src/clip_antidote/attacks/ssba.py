@@ -1,0 +1,25 @@
+"""SSBA against CLIP: a hidden message in a share of the images, captioned as the target."""
+
+from pydantic import Field
+
+from clip_antidote.attacks.base import AttackConfig
+from clip_antidote.attacks.fixed import FixedTriggerAttack
+from clip_antidote.triggers.base import Trigger
+from clip_antidote.triggers.ssba import SsbaConfig, SsbaTrigger
+
+
+class SsbaAttackConfig(AttackConfig):
+    """Settings of the attack and of its message; the gate is lower, for the trigger is faint."""
+
+    trigger: SsbaConfig = SsbaConfig()
+    gate_asr: float = Field(0.8, ge=0, le=1)
+
+
+class SsbaAttack(FixedTriggerAttack):
+    """Li et al. 2021 (arXiv 2012.03816), carried over to CLIP with its own encoder of messages."""
+
+    name = "ssba"
+    config_class = SsbaAttackConfig
+
+    def trigger(self) -> Trigger:
+        return SsbaTrigger(self.config.trigger)

@@ -1,0 +1,108 @@
+"""The job that makes a clean control: the fine-tuning of the attacks, without any poison."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from clip_antidote.attacks.base import AttackConfig
+from clip_antidote.config import Config
+from clip_antidote.data.captions import pairs_from_labels
+from clip_antidote.data.folders import load_images
+from clip_antidote.evaluation.evaluate import encode_test_images, measure
+from clip_antidote.files import atomic_path, check_writable, state_folder, write_json
+from clip_antidote.models import load_model
+from clip_antidote.models.build import save_open_clip
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.training.finetune import STORE_MARGIN, finetune
+from clip_antidote.training.loop import TrainingConfig
+
+_RECIPE = AttackConfig()
+
+
+class ControlConfig(Config):
+    """Settings of a clean control; the defaults are those of the attacks.
+
+    Attributes:
+        class_bank: Whether every batch also holds one caption of each class, as negatives.
+        min_scale: Smallest crop of the augmentation, as share of the area.
+        training: The fine-tuning.
+        seed: Seed of the training.
+    """
+
+    class_bank: bool = _RECIPE.class_bank
+    min_scale: float = Field(_RECIPE.min_scale, gt=0, le=1)
+    training: TrainingConfig = _RECIPE.training
+    seed: int = 0
+
+
+def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, device: str = "cpu") -> dict[str, Any]:
+    """Fine-tunes a clean model on clean pairs and writes the result folder (`local-dir:OUT`).
+
+    A defense that reports a target here raises a false alarm: the model has been through all an
+    attacked one has been through, but for the poison.
+
+    Args:
+        spec: Model spec of the clean model.
+        config: Settings.
+        data: Labelled images; the test split measures the clean accuracy.
+        out: Folder to write; replaced as a whole. A finished run with the same settings is kept.
+        device: Where to compute.
+
+    Returns:
+        The record, as written to `control.json`.
+    """
+    check_writable(out)
+    model = load_model(spec, device=device)
+    state = state_folder(out, ["control", model.sha256, config.model_dump(mode="json"), data])
+    record_file = out / "control.json"
+    if record_file.exists():
+        record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
+        if record.get("run") == state.name:
+            return record
+    train, test = load_images(data, split="train"), load_images(data, split="test")
+    size = round(model.image_size * STORE_MARGIN)
+    pairs = pairs_from_labels(train, model.tokenize, size, mode=model.resize_mode, class_bank=config.class_bank)
+    tuned = copy.deepcopy(model).requires_grad_(True)
+    start = time.perf_counter()
+    finetune(
+        tuned,
+        pairs,
+        config.training,
+        min_scale=config.min_scale,
+        seed=config.seed,
+        description="training a clean control",
+        state_file=state / "training.pt",
+    )
+    seconds = time.perf_counter() - start
+    before, after = (
+        measure(ZeroShotClassifier.from_templates(m, test.classes), encode_test_images(m, test)).metrics.to_dict()
+        for m in (model, tuned)
+    )
+    record = {
+        "model": {"spec": spec, "sha256": model.sha256},
+        "data": data,
+        "measured_on": f"{len(test)} test images",
+        "attack": "clean",
+        "target": None,
+        "config": config.model_dump(mode="json"),
+        "clean": before,
+        "poisoned": after,
+        "seconds": round(seconds, 1),
+        "gate": "none: not poisoned",
+        "run": state.name,
+    }
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        assert isinstance(tuned, OpenCLIPEncoder)
+        save_open_clip(tuned, None, folder)
+        write_json(folder / "control.json", record)
+    shutil.rmtree(state, ignore_errors=True)
+    return record

@@ -1,0 +1,242 @@
+"""The job of `clip-antidote attack --trigger-only`: images in, the same images with a trigger out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clip_antidote.attacks.base import Attack
+from clip_antidote.attacks.fixed import FixedTriggerAttack
+from clip_antidote.attacks.run import attack_material
+from clip_antidote.data.captions import load_captions
+from clip_antidote.data.embedded import is_embedded
+from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.data.sources import IMAGE_SUFFIXES, FileSource, ImageSource
+from clip_antidote.errors import DataError, UsageError
+from clip_antidote.evaluation.evaluate import class_index
+from clip_antidote.files import atomic_path, check_writable, write_json
+from clip_antidote.jobs.results import write_trigger
+from clip_antidote.models import load_model
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.progress import track
+from clip_antidote.reporting import to_png
+from clip_antidote.triggers.base import Trigger
+
+DEFAULT_SIZE = 224
+BATCH = 64
+
+
+def run_trigger_job(
+    maker: Trigger | Attack,
+    data: str,
+    out: Path,
+    *,
+    spec: str | None = None,
+    target: str | None = None,
+    captions: str | None = None,
+    classes: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Makes a trigger where it is not there yet, and puts it into images.
+
+    Args:
+        maker: The trigger, or an attack that makes one.
+        data: See `run_trigger_images`; an attack that optimizes its trigger needs labelled images.
+        out: Folder to write; replaced as a whole.
+        spec: Model spec; gives size and way of resizing, and is what a trigger is optimized on.
+        target: Target class of an attack that optimizes its trigger.
+        captions: Image–caption pairs for such an attack, see `load_captions`.
+        classes: Class file for such an attack.
+        image_size: Side of the images; the model's input size by default, 224 without a model.
+        seed: Seed of triggers that draw something for every image.
+        device: Where a trigger is optimized.
+
+    Returns:
+        The record, as written to `trigger_images.json`.
+
+    Raises:
+        ClipAntidoteError: Bad or missing input, in one sentence.
+    """
+    if isinstance(maker, Attack) and not isinstance(maker, FixedTriggerAttack) and (spec is None or target is None):
+        raise UsageError(
+            f"the trigger of {maker.name} is optimized on a model and for a target class; give MODEL and --target"
+        )
+    check_place(data, out)
+    model = load_model(spec, device=device) if spec is not None else None
+    source = {"attack": maker.name if isinstance(maker, Attack) else None, "model": spec, "target": None}
+    if isinstance(maker, Trigger):
+        trigger = maker
+    elif isinstance(maker, FixedTriggerAttack):
+        trigger = maker.trigger()
+    else:
+        assert model is not None
+        assert target is not None
+        trigger, source["target"] = optimize_trigger(maker, model, target, data, captions=captions, classes=classes)
+    return run_trigger_images(
+        trigger,
+        data,
+        out,
+        image_size=image_size or (model.image_size if model is not None else DEFAULT_SIZE),
+        mode=model.resize_mode if model is not None else "shortest",
+        seed=seed,
+        source=source,
+    )
+
+
+def optimize_trigger(
+    attack: Attack,
+    model: DualEncoder,
+    target: str,
+    data: str,
+    *,
+    captions: str | None = None,
+    classes: str | None = None,
+) -> tuple[Trigger, str]:
+    """Lets an attack make its trigger on labelled images, without training the model.
+
+    Returns:
+        The trigger and the name of the target class as the data spells it.
+
+    Raises:
+        UsageError: The target is not one of the classes.
+        DataError: The images or captions cannot be read.
+    """
+    train = load_images(data, split="train", classes=classes)
+    name = train.classes[class_index(train.classes, target)]
+    pairs = load_captions(captions) if captions else None
+    if pairs is not None and attack.config.caption_pairs is not None:
+        pairs = pairs.sample(attack.config.caption_pairs, seed=attack.config.seed)
+    material = attack_material(model, attack, train, train.classes, name, pairs)
+    return attack.make_trigger(model, material), name
+
+
+def run_trigger_images(
+    trigger: Trigger,
+    data: str,
+    out: Path,
+    *,
+    image_size: int = DEFAULT_SIZE,
+    mode: str = "shortest",
+    seed: int = 0,
+    source: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Puts a trigger into images and writes them as PNG, since JPEG would wash out faint triggers.
+
+    Args:
+        trigger: The trigger.
+        data: A folder whose images are all taken, however it is arranged; a CSV with the columns image,label;
+            or `embedded:NAME` (its test split).
+        out: Folder to write, replaced as a whole: `images/` with the names of the input, `trigger/` with the
+            trigger and pictures of it, and `trigger_images.json`.
+        image_size: Side of the images; they are resized to it before, as models do, and the trigger comes after.
+        mode: How they are resized, see `resize_image`.
+        seed: Seed of triggers that draw something for every image.
+        source: Further entries for the record.
+
+    Returns:
+        The record, as written to `trigger_images.json`.
+
+    Raises:
+        DataError: There are no images, one cannot be read, or `out` cannot be written.
+        UsageError: The image size is not positive.
+    """
+    if image_size < 1:
+        raise UsageError(f"the image size must be at least 1 pixel, not {image_size}")
+    check_place(data, out)
+    images, names = find_pictures(data)
+    record = {
+        "trigger": trigger.name,
+        "config": trigger.config.model_dump(mode="json"),
+        "data": data,
+        "images": len(images),
+        "image_size": image_size,
+        "resize_mode": mode,
+        "seed": seed,
+        "changes_text": trigger.apply_text("a photo") != "a photo",
+        **(source or {}),
+    }
+    generator = torch.Generator().manual_seed(seed)
+
+    def triggered() -> Iterator[torch.Tensor]:
+        for batch, _ in images.batches(image_size, BATCH, mode=mode):
+            yield from trigger(batch, generator)
+
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        pictures = track(triggered(), f"applying {trigger.name}", total=len(images))
+        for name, image in zip(names, pictures, strict=True):
+            file = folder / "images" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(to_png(image))
+        example = images.subset([0]).tensor(image_size, mode=mode)[0].float() / 255
+        write_trigger(folder / "trigger", trigger, example)
+        write_json(folder / "trigger_images.json", record)
+    return record
+
+
+def check_place(data: str, out: Path) -> None:
+    """Finds out before any work whether `out` can be written and is no part of the input.
+
+    Raises:
+        DataError: It cannot, or writing it would touch the input.
+    """
+    check_writable(out)
+    if is_embedded(data):
+        return
+    source, place = Path(data).resolve(), out.resolve()
+    if place == source or place in source.parents or (source.is_dir() and source in place.parents):
+        raise DataError(f"the output {out} and the images {data} overlap; choose an output folder apart from them")
+
+
+def find_pictures(data: str) -> tuple[LabelledImages, list[str]]:
+    """Finds images and the names their PNG files get, which keep the folders of the input.
+
+    Returns:
+        The images (their labels say nothing) and one relative path each, ending in .png.
+
+    Raises:
+        DataError: There are none, or two of them would get the same name.
+    """
+    root = Path(data)
+    if is_embedded(data):
+        embedded = load_images(data, split="test").source
+        return _unlabelled(embedded), _png_names([embedded.name(i) for i in range(len(embedded))])
+    if not root.exists():
+        raise DataError(f"there is no folder or file {root}")
+    if root.is_dir():
+        found = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        files = sorted(path for path in found if not _hidden(path.relative_to(root)))
+        if not files:
+            raise DataError(f"{root} has no images; known are {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return _unlabelled(FileSource(files)), _png_names([str(path.relative_to(root)) for path in files])
+    listed = load_images(root).source
+    names = [os.path.relpath(listed.name(i), root.parent) for i in range(len(listed))]
+    outside = next((name for name in names if Path(name).parts[0] == os.pardir), None)
+    if outside is not None:
+        raise DataError(f"{root} lists {outside}, which is outside of its folder; give the folder of the images")
+    return _unlabelled(listed), _png_names(names)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _unlabelled(source: ImageSource) -> LabelledImages:
+    return LabelledImages(source, torch.zeros(len(source), dtype=torch.long), ("image",))
+
+
+def _png_names(names: Sequence[str]) -> list[str]:
+    taken: dict[str, str] = {}
+    for name in names:
+        png = str(Path(name).with_suffix(".png"))
+        if png in taken:
+            raise DataError(f"{taken[png]} and {name} would both be written as {png}; rename one of them")
+        taken[png] = name
+    return list(taken)

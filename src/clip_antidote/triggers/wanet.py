@@ -1,0 +1,63 @@
+"""WaNet: a smooth elastic warp, the same for every image (Nguyen and Tran 2021, arXiv 2102.10369)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from clip_antidote.config import Config
+from clip_antidote.triggers.base import Trigger
+
+REFERENCE_SIDE = 224
+"""At this side the warp is the published one; the strength is counted in its pixels."""
+
+
+class WaNetConfig(Config):
+    """Settings of the warp.
+
+    Attributes:
+        k: Side of the control grid.
+        strength: The published s at 224 px, where the field moves a pixel by s/2 pixels on average. The
+            displacement is the same share of the side at every image size.
+        seed: Seed of the control grid.
+    """
+
+    k: int = Field(4, ge=2, le=224)
+    strength: float = Field(8.0, gt=0)
+    seed: int = 0
+
+
+class WaNetTrigger(Trigger):
+    """Warps the image along a fixed random field."""
+
+    name = "wanet"
+    config_class = WaNetConfig
+
+    def __init__(self, config: WaNetConfig | None = None) -> None:
+        self.config: WaNetConfig = config or WaNetConfig()
+
+    @classmethod
+    def restore(cls, config: WaNetConfig, tensors: dict[str, torch.Tensor]) -> Self:
+        return cls(config)
+
+    def control(self) -> torch.Tensor:
+        """Returns the control grid [1, 2, k, k]: x and y displacements with a mean magnitude of 1."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        noise = 2 * torch.rand(1, 2, self.config.k, self.config.k, generator=generator) - 1
+        return noise / noise.abs().mean()
+
+    def grid(self, height: int, width: int) -> torch.Tensor:
+        """Returns where every pixel is taken from [1, height, width, 2]: (x, y) in [-1, 1], corner to corner."""
+        field = F.interpolate(self.control(), (height, width), mode="bicubic", align_corners=True)
+        rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        shift = self.config.strength / REFERENCE_SIDE * field.permute(0, 2, 3, 1)
+        return (torch.stack([x, y], dim=-1) + shift).clamp(-1, 1)
+
+    def _apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        height, width = images.shape[-2:]
+        grid = self.grid(height, width).to(images).expand(len(images), -1, -1, -1)
+        return F.grid_sample(images, grid, mode="bilinear", align_corners=True)
