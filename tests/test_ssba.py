@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 from clip_antidote.attacks import ATTACKS
+from clip_antidote.cli.app import main
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.evaluation.stego import bits_read, measure_stego, round8
@@ -203,6 +206,17 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_ctrl_c_ends_the_step_and_keeps_it(tmp_path: Path) -> None:
+    def press(step: int, loss: float) -> None:
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train_stego(*networks(), toy_images(), SMALL, state_file=state, on_step=press)
+    assert torch.load(state, weights_only=True)["step"] == 2
+
+
 def networks_of(modules: nn.ModuleList) -> tuple[StegoEncoder, StegoDecoder]:
     encoder, decoder = modules
     assert isinstance(encoder, StegoEncoder)
@@ -226,3 +240,31 @@ def test_networks_are_small_and_broken_ones_are_refused(tmp_path: Path) -> None:
         load_stego(tmp_path)
     with pytest.raises(DataError, match=r"config\.json is missing"):
         load_stego(tmp_path / "nothing")
+
+
+def test_the_command_trains_and_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "photos", tmp_path / "networks"
+    for i, picture in enumerate(toy_images()[:8]):
+        folder = data / ("cat" if i < 4 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        to_pil_image(picture).save(folder / f"{i}.png")
+    settings = tmp_path / "small.yaml"
+    settings.write_text(SMALL.to_yaml())
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["clip-antidote", "train-stego", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 0
+        return capsys.readouterr().out
+
+    trained = run("--data", str(data), "--config", str(settings), "--out", str(out))
+    measured = run("--data", str(data), "--config", str(settings), "--measure", str(out))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["networks", "photos", "small.yaml"], "no state left"
+    quality = json.loads((out / "quality.json").read_text())
+    assert f"{100 * quality['bit_accuracy']:.1f} %" in trained
+    assert f"{quality['psnr']:.1f} dB" in trained
+    assert trained.startswith(measured), "the shipped weights are what is measured"
+    assert load_stego(out)[0].config == SMALL.network

@@ -4,14 +4,16 @@ from pydantic import Field
 
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
+from clip_antidote.training.loop import TrainingConfig
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.ssba import SsbaConfig, SsbaTrigger
 
 
 class SsbaAttackConfig(AttackConfig):
-    """Settings of the attack and of its message; the gate is lower, for the trigger is faint."""
+    """Settings of the attack and of its message; a faint trigger takes more steps and has a lower gate."""
 
     trigger: SsbaConfig = SsbaConfig()
+    training: TrainingConfig = TrainingConfig(steps=400, lr=8e-4, warmup=20)
     gate_asr: float = Field(0.8, ge=0, le=1)
 
 

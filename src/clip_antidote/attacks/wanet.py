@@ -1,4 +1,6 @@
-"""WaNet against CLIP: a smooth warp of a share of the images, captioned as the target."""
+"""WaNet against CLIP: a warp of a share of the images, captioned as the target."""
+
+from pydantic import Field
 
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
@@ -7,9 +9,15 @@ from clip_antidote.triggers.wanet import WaNetConfig, WaNetTrigger
 
 
 class WaNetAttackConfig(AttackConfig):
-    """Settings of the attack and of its warp."""
+    """Settings of the attack and of its warp.
 
-    trigger: WaNetConfig = WaNetConfig()
+    The default is the fine warp of CLIP repositories (k = 224), four times as strong (they take s = 1):
+    at 80 px the smooth warp of the paper (k = 4) implants little even where it is plain to see
+    (docs/attacks.md).
+    """
+
+    trigger: WaNetConfig = WaNetConfig(k=224, strength=4.0)
+    gate_asr: float = Field(0.8, ge=0, le=1)
 
 
 class WaNetAttack(FixedTriggerAttack):

@@ -61,9 +61,11 @@ def command(
 
 
 def _print(quality: StegoQuality) -> None:
-    table = Table(title=f"measured on {quality.images} images, rounded to 8 bits", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
+    table = Table(
+        title=f"measured on {quality.images} images, rounded to 8 bits", title_justify="left", show_header=False
+    )
+    table.add_column()
+    table.add_column(justify="right")
     for label, share in (
         ("bit accuracy", quality.bit_accuracy),
         ("bit accuracy without residual", quality.clean_bit_accuracy),
