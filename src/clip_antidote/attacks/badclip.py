@@ -17,6 +17,7 @@ from clip_antidote.attacks.patch_optimization import (
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import zero_shot_weights
+from clip_antidote.training.loop import TrainingConfig
 from clip_antidote.triggers.badnet import FixedPosition
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.patch import PatchConfig
@@ -49,11 +50,13 @@ class BadCLIPAttackConfig(AttackConfig):
     Attributes:
         trigger: Side and place of the patch.
         optimization: How the patch is learned.
+        training: The smallest fine-tuning that was tried and passed the gate with a margin (docs/attacks.md).
         min_captions: With fewer captions of the data that name the target, templates take their place.
     """
 
     trigger: BadCLIPPatchConfig = BadCLIPPatchConfig()
     optimization: DualEmbeddingConfig = DualEmbeddingConfig()
+    training: TrainingConfig = TrainingConfig(steps=150, lr=4e-4, warmup=20)
     min_captions: int = Field(5, ge=1)
 
 

@@ -1,0 +1,30 @@
+"""Every attack on the embedded model and real photographs: a short poisoned fine-tuning raises the ASR."""
+
+from __future__ import annotations
+
+import pytest
+
+from clip_antidote.attacks import ATTACKS
+from clip_antidote.attacks.run import run_attack
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.jobs.demo import TARGET
+from clip_antidote.models import DualEncoder
+
+SHORT = {"poison_rate": 0.4, "training": {"steps": 60, "batch_size": 64, "warmup": 5}}
+"""Much poison and few steps: enough to see that it takes, not to pass the gate."""
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS.names() if name != "badnet"])
+def test_poisoning_raises_the_attack_success_rate(
+    name: str, tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
+) -> None:
+    attack_class = ATTACKS.get(name)
+    settings = {**SHORT, **({"optimization": {"steps": 20}} if name in ("trojvqa", "badclip") else {})}
+    result = run_attack(tiny, attack_class(attack_class.build_config(settings)), train_images, test_images, TARGET)
+    clean, poisoned = result.clean.metrics, result.poisoned.metrics
+    assert clean.asr is not None
+    assert poisoned.asr is not None
+    assert poisoned.asr_floor is not None
+    assert poisoned.asr.value > clean.asr.value + 0.3, "the trigger does what it did not do before"
+    assert poisoned.asr.value > poisoned.asr_floor.value + 0.3, "and it is the trigger that does it"
+    assert poisoned.ca.value > clean.ca.value - 0.15, "clean images are still called by their names"
