@@ -26,15 +26,14 @@ class CleanCLIPConfig(Config):
     """Settings of the clean fine-tuning.
 
     Attributes:
-        training: The fine-tuning. The paper's rate (4.5e-6 to 1e-5 for models of its size) is a
-            hundredth of that of its pre-training; ours is in the same place relative to `tiny`'s.
+        training: The fine-tuning, at half the peak rate of the attacks' own; batches as in the paper.
         self_supervision: Weight of both losses within a modality; 0 is plain fine-tuning (FT).
         class_bank: Whether every batch also holds one caption of each class, as negatives.
         min_scale: Smallest crop as share of the area.
         seed: Seed of the batches.
     """
 
-    training: TrainingConfig = TrainingConfig(steps=250, lr=2e-4, warmup=20)
+    training: TrainingConfig = TrainingConfig(steps=100, batch_size=64, lr=4e-4, warmup=10)
     self_supervision: float = Field(1.0, ge=0)
     class_bank: bool = True
     min_scale: float = Field(0.5, gt=0, le=1)

@@ -12,21 +12,26 @@ from clip_antidote.config import Config
 from clip_antidote.triggers.base import Trigger
 
 REFERENCE_SIDE = 224
-"""At this side the warp is the published one; the strength is counted in its pixels."""
+"""At this side the warp is the published one."""
 
 
 class WaNetConfig(Config):
     """Settings of the warp.
 
+    At 224 px this is the published grid + s·noise / 224, whose mean displacement is s/2 pixels. At other sizes
+    the displacement is the same share of the side, s/448, where the published code keeps it at s/2 pixels: at
+    80 px a strength of 12 moves a pixel by 2.1 pixels on average, and the published 0.5 by 0.09, which a model
+    of that size cannot see. Hence the defaults; variants are k 4, strength 0.5 (the paper), and k 224,
+    strength 1 (the CLIP repositories).
+
     Attributes:
         k: Side of the control grid.
-        strength: The published s at 224 px, where the field moves a pixel by s/2 pixels on average. The
-            displacement is the same share of the side at every image size.
+        strength: The published s at 224 px.
         seed: Seed of the control grid.
     """
 
-    k: int = Field(4, ge=2, le=224)
-    strength: float = Field(8.0, gt=0)
+    k: int = Field(8, ge=2, le=224)
+    strength: float = Field(12.0, gt=0)
     seed: int = 0
 
 
