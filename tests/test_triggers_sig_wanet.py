@@ -42,8 +42,8 @@ def bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "trigger",
-    [SigTrigger(), SigTrigger(SigConfig(amplitude=40)), WaNetTrigger(), WaNetTrigger(WaNetConfig(k=224, strength=1))],
-    ids=["sig", "sig-40", "wanet", "wanet-224"],
+    [SigTrigger(), SigTrigger(SigConfig(amplitude=40)), WaNetTrigger(), WaNetTrigger(WaNetConfig(k=4, strength=8))],
+    ids=["sig", "sig-40", "wanet", "wanet-smooth"],
 )
 def test_contract_and_saving(trigger: Trigger, tmp_path: Path) -> None:
     images = noise(4, 3, 40, 40)
@@ -145,6 +145,7 @@ def test_the_attack_takes_the_settings_of_its_trigger(name: str) -> None:
     attack = attack_class(attack_class.build_config({"trigger": field}))
     trigger = attack.trigger()
     assert trigger.name == name
+    assert load_trigger(name).config == attack_class().config.trigger, "by its name alone it is the attack's default"
     assert field.items() <= trigger.config.model_dump().items()
     with pytest.raises(UsageError, match="trigger"):
         attack_class.build_config({"trigger": {"nonsense": 1}})

@@ -20,9 +20,8 @@ class WaNetConfig(Config):
 
     At 224 px this is the published grid + s·noise / 224, whose mean displacement is s/2 pixels. At other sizes
     the displacement is the same share of the side, s/448, where the published code keeps it at s/2 pixels: at
-    80 px a strength of 12 moves a pixel by 2.1 pixels on average, and the published 0.5 by 0.09, which a model
-    of that size cannot see. Hence the defaults; variants are k 4, strength 0.5 (the paper), and k 224,
-    strength 1 (the CLIP repositories).
+    80 px the default moves a pixel by about 0.6 pixels, and the paper's 0.5 would by 0.09, which a model of that
+    size cannot see. Variants: k 4, strength 0.5 (the paper); k 224, strength 1 (the CLIP repositories).
 
     Attributes:
         k: Side of the control grid.
@@ -30,8 +29,8 @@ class WaNetConfig(Config):
         seed: Seed of the control grid.
     """
 
-    k: int = Field(8, ge=2, le=224)
-    strength: float = Field(12.0, gt=0)
+    k: int = Field(224, ge=2, le=224)
+    strength: float = Field(4.0, gt=0)
     seed: int = 0
 
 
