@@ -15,6 +15,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import check_writable, state_folder
+from clip_antidote.inversion.evidence import FEWEST
 from clip_antidote.jobs.results import build_report, pick_samples, write_artefact
 from clip_antidote.models import load_model
 from clip_antidote.models.activation import activation_check
@@ -84,6 +85,11 @@ def run_purify(
     sentence = activation_check(model, pixels[few].float().to(device) / 255, clean.labels[few], clean.classes)
     if sentence:
         notes.append(sentence)
+    if len(clean.classes) < FEWEST:
+        notes.append(
+            f"there are {len(clean.classes)} classes; with fewer than {FEWEST} none can stand out as a target, so a "
+            "backdoor will not be found"
+        )
     names = [clean.source.name(i) for i in range(len(clean))]
     settings = [model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(templates)]
     state = state_folder(out, settings)
