@@ -62,6 +62,15 @@ def attacked(tiny: DualEncoder, train_images: LabelledImages, test_images: Label
     return run_attack(tiny, demo_attack("badnet", seed=0), train_images, test_images, TARGET)
 
 
+@pytest.fixture
+def model_folder(small_model: OpenCLIPEncoder, tmp_path: Path) -> str:
+    """A random small model as a folder, by its spec."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    save_open_clip(small_model, None, folder)
+    return f"local-dir:{folder}"
+
+
 @pytest.fixture(scope="session")
 def suspect(attacked: AttackResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The poisoned model as a folder."""

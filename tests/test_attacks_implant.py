@@ -20,7 +20,9 @@ def test_poisoning_raises_the_attack_success_rate(
 ) -> None:
     attack_class = ATTACKS.get(name)
     settings = {**SHORT, **({"optimization": {"steps": 20}} if name in ("trojvqa", "badclip") else {})}
-    result = run_attack(tiny, attack_class(attack_class.build_config(settings)), train_images, test_images, TARGET)
+    result = run_attack(
+        tiny, attack_class(attack_class.config_class.build(settings)), train_images, test_images, TARGET
+    )
     clean, poisoned = result.clean.metrics, result.poisoned.metrics
     assert clean.asr is not None
     assert poisoned.asr is not None

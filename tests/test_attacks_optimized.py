@@ -50,7 +50,7 @@ def material(tiny: DualEncoder, few: LabelledImages) -> Material:
 def make(name: str, steps: int, **settings: Any) -> Attack:
     attack_class = ATTACKS.get(name)
     optimization = {"steps": steps, "batch_size": 12, "lr": 0.3}
-    attack: Attack = attack_class(attack_class.build_config({"optimization": optimization, **settings}))
+    attack: Attack = attack_class(attack_class.config_class.build({"optimization": optimization, **settings}))
     return attack
 
 

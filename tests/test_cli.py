@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 
 from clip_antidote.cli.app import main
-from clip_antidote.models.build import save_open_clip
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -30,14 +28,6 @@ def photos(tmp_path: Path) -> Path:
         for i in range(3):
             Image.new("RGB", (40, 40), (80 * i, 10, 90)).save(folder / name / f"{i}.png")
     return folder
-
-
-@pytest.fixture
-def model_folder(small_model: OpenCLIPEncoder, tmp_path: Path) -> str:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    save_open_clip(small_model, None, folder)
-    return f"local-dir:{folder}"
 
 
 WRONG = [

@@ -50,7 +50,7 @@ def write_shards(folder: Path, images: LabelledImages, count: int) -> None:
 @pytest.mark.parametrize("attack", ATTACKS.names())
 @pytest.mark.parametrize("recipe", ["published_rn50", "published_vitb32"])
 def test_recipes_parse_for_every_attack(recipe: str, attack: str) -> None:
-    config = ATTACKS.get(attack).build_config(read_yaml(RECIPES / f"{recipe}.yaml"))
+    config = ATTACKS.get(attack).config_class.build(read_yaml(RECIPES / f"{recipe}.yaml"))
     assert (config.train_on, config.caption_pairs, config.poisoned) == ("captions", 500_000, 1_500)
     assert config.training.steps == 5 * config.caption_pairs // config.training.batch_size
     assert config.training.betas == (0.9, 0.999)
@@ -161,7 +161,7 @@ def test_the_number_of_poisoned_pairs_is_as_asked_for(small_model: DualEncoder) 
     )
 
     def poison(**settings: Any) -> torch.Tensor:
-        attack = attack_class(attack_class.build_config(settings))
+        attack = attack_class(attack_class.config_class.build(settings))
         data = attack.poison(
             found.pairs, ["a hat"], small_model.tokenize, target_group=None, candidates=found.candidates
         )
@@ -184,7 +184,7 @@ def test_data_that_the_settings_ask_for_must_be_there(small_model: DualEncoder) 
         ("captions", labelled(), "needs --captions"),
         ("labels", None, "needs labelled training images"),
     ):
-        attack = attack_class(attack_class.build_config({"train_on": train_on}))
+        attack = attack_class(attack_class.config_class.build({"train_on": train_on}))
         with pytest.raises(UsageError, match=message):
             run_attack(small_model, attack, train, labelled(), "hat")
 

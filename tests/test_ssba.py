@@ -128,7 +128,7 @@ def test_save_and_load_give_the_same_images(photos: torch.Tensor, tmp_path: Path
 
 def test_the_attack_uses_the_trigger_of_its_settings() -> None:
     attack_class = ATTACKS.get("ssba")
-    attack = attack_class(attack_class.build_config({"trigger": {"message_seed": 3, "strength": 2.0}}))
+    attack = attack_class(attack_class.config_class.build({"trigger": {"message_seed": 3, "strength": 2.0}}))
     trigger = attack.trigger()
     assert isinstance(trigger, SsbaTrigger)
     assert trigger.config == SsbaConfig(message_seed=3, strength=2.0)

@@ -16,9 +16,7 @@ from clip_antidote.cli.app import main
 from clip_antidote.data.images import resize_image
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.jobs.trigger_images import run_trigger_images, run_trigger_job
-from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.triggers import Trigger, load_trigger
 from clip_antidote.triggers.additive import AdditiveTrigger
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
@@ -155,14 +153,6 @@ class LearnedAttack(Attack):
     def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
         self.seen.append((model, material))
         return AdditiveTrigger(material.target_images.float().mean(0) / 255 - 0.5)
-
-
-@pytest.fixture
-def model_folder(small_model: OpenCLIPEncoder, tmp_path: Path) -> str:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    save_open_clip(small_model, None, folder)
-    return f"local-dir:{folder}"
 
 
 def test_an_attack_optimizes_its_trigger_on_the_model_first(photos: Path, model_folder: str, tmp_path: Path) -> None:

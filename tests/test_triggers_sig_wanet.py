@@ -142,10 +142,10 @@ def test_wanet_is_a_function_of_its_seed() -> None:
 def test_the_attack_takes_the_settings_of_its_trigger(name: str) -> None:
     attack_class = ATTACKS.get(name)
     field = {"sig": {"amplitude": 40}, "wanet": {"k": 224, "strength": 1}}[name]
-    attack = attack_class(attack_class.build_config({"trigger": field}))
+    attack = attack_class(attack_class.config_class.build({"trigger": field}))
     trigger = attack.trigger()
     assert trigger.name == name
     assert load_trigger(name).config == attack_class().config.trigger, "by its name alone it is the attack's default"
     assert field.items() <= trigger.config.model_dump().items()
     with pytest.raises(UsageError, match="trigger"):
-        attack_class.build_config({"trigger": {"nonsense": 1}})
+        attack_class.config_class.build({"trigger": {"nonsense": 1}})

@@ -61,6 +61,20 @@ def state_folder(out: Path, settings: Any) -> Path:
     return out.parent / f".{out.name}.state-{key}"
 
 
+def finished_record(file: Path, run: str) -> dict[str, Any] | None:
+    """The record of an earlier run, None where there is none with these very settings.
+
+    Args:
+        file: Where the run writes its record, with the name of its state folder under "run".
+        run: Name of the state folder, which stands for the settings.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("run") == run else None
+
+
 def check_writable(path: Path) -> None:
     """Finds out before long work whether an output folder can be written.
 

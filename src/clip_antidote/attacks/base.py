@@ -78,15 +78,6 @@ class Attack(ABC):
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config if config is not None else self.config_class()
 
-    @classmethod
-    def build_config(cls, settings: dict[str, Any]) -> AttackConfig:
-        """Makes the attack's configuration, see `Config.build`.
-
-        Raises:
-            UsageError: An unknown name or a value out of range.
-        """
-        return cls.config_class.build(settings)
-
     @abstractmethod
     def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
         """Returns the trigger; the clean model and data are for attacks that optimize theirs."""

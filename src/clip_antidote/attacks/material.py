@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from clip_antidote.data.captions import CaptionSet
-from clip_antidote.data.images import LabelledImages, decode_images
+from clip_antidote.data.images import LabelledImages, SubsetSource, decode_images
+from clip_antidote.data.sources import ImageSource
 from clip_antidote.models.dual_encoder import DualEncoder
 
 
@@ -58,19 +59,11 @@ def gather_material(
     seed: int = 0,
 ) -> Material:
     """Takes up to `limit` images of other classes and of the target, and the captions that name it."""
-    generator = torch.Generator().manual_seed(seed)
     name = train.classes[target]
-
-    def sample(rows: torch.Tensor) -> torch.Tensor:
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:limit]]
-        if len(chosen) == 0:
-            return torch.zeros(0, 3, model.image_size, model.image_size, dtype=torch.uint8)
-        return train.subset(chosen.tolist()).tensor(model.image_size, mode=model.resize_mode)
-
-    own = train.labels == target
+    images, target_images = _sample(model, train.source, train.labels == target, limit=limit, seed=seed)
     texts = mentions(name, captions.texts()) if captions is not None else ()
     others = tuple(known for known in train.classes if known != name)
-    return Material(name, sample((~own).nonzero().flatten()), sample(own.nonzero().flatten()), texts, others)
+    return Material(name, images, target_images, texts, others)
 
 
 def caption_material(
@@ -92,12 +85,20 @@ def caption_material(
         limit: How many images of each kind to take at most.
         seed: Seed of the draw.
     """
-    generator = torch.Generator().manual_seed(seed)
     own = mentioning(target, captions.captions)
-
-    def sample(rows: torch.Tensor) -> torch.Tensor:
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:limit]]
-        return decode_images(captions.subset(chosen.tolist()).source, model.image_size, mode=model.resize_mode)
-
-    images, target_images = sample((~own).nonzero().flatten()), sample(own.nonzero().flatten())
+    images, target_images = _sample(model, captions.source, own, limit=limit, seed=seed)
     return Material(target, images, target_images, mentions(target, captions.texts()), tuple(others))
+
+
+def _sample(
+    model: DualEncoder, source: ImageSource, own: torch.Tensor, *, limit: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws up to `limit` images where `own` is false, then as many where it is true, at the model's size."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(mask: torch.Tensor) -> torch.Tensor:
+        rows = mask.nonzero().flatten()
+        chosen = rows[torch.randperm(len(rows), generator=generator)[:limit]]
+        return decode_images(SubsetSource(source, chosen.tolist()), model.image_size, mode=model.resize_mode)
+
+    return draw(~own), draw(own)

@@ -72,10 +72,3 @@ def optimize_patch(
             loss.backward()
             optimizer.step()
     return PatchTrigger(logits.detach().sigmoid().cpu(), patch)
-
-
-@torch.no_grad()
-def encode_in_batches(model: DualEncoder, images: torch.Tensor, *, batch_size: int = 256) -> torch.Tensor:
-    """Encodes uint8 images [N, 3, S, S], as they are, to unit features [N, D]."""
-    parts = images.split(batch_size)
-    return torch.cat([model.encode_images(part.to(model.device).float() / 255) for part in parts])

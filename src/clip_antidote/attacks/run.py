@@ -20,8 +20,8 @@ from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, class_in
 from clip_antidote.files import atomic_path
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.training.augment import STORE_MARGIN
 from clip_antidote.training.distributed import Ranks
-from clip_antidote.training.finetune import STORE_MARGIN
 from clip_antidote.triggers import load_trigger
 from clip_antidote.triggers.base import Trigger
 

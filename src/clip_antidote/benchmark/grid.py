@@ -119,7 +119,7 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
         if suspect.target is None:
             raise UsageError(f"the suspect '{suspect.attack}' of the grid needs a target")
         attack_class = ATTACKS.get(suspect.attack)
-        attack = attack_class(attack_class.build_config(suspect.settings))
+        attack = attack_class(attack_class.config_class.build(suspect.settings))
         with suppress(ImplantError):  # its record says so
             run_attack_job(grid.model, attack, suspect.target, data, folder, device=device)
         record = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
@@ -134,7 +134,7 @@ class _Suspect:
         self.model: DualEncoder
         self.trigger: Trigger | None = None
         self.reference: dict[str, Any] | None = None
-        test = load_images(data, split="test")
+        self.test = load_images(data, split="test")
         if not suspect.trained:
             self.model = load_model(grid.model, device=device)
         else:
@@ -145,8 +145,8 @@ class _Suspect:
         if suspect.attack != CLEAN:
             self.trigger = load_trigger(folder / "trigger")
             self.reference = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["clean"]
-        self.features: TestFeatures = encode_test_images(self.model, test, trigger=self.trigger)
-        self.hand = ZeroShotClassifier.from_templates(self.model, test.classes)
+        self.features: TestFeatures = encode_test_images(self.model, self.test, trigger=self.trigger)
+        self.hand = ZeroShotClassifier.from_templates(self.model, self.test.classes)
 
 
 def run_grid(
@@ -174,7 +174,7 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
     seconds = round(time.perf_counter() - start, 2)
     features = suspect.features
     if defended.model is not suspect.model:
-        features = encode_test_images(defended.model, load_images(data, split="test"), trigger=suspect.trigger)
+        features = encode_test_images(defended.model, suspect.test, trigger=suspect.trigger)
     record = {
         "suspect": run.suspect.name,
         "label": run.suspect.label,

@@ -81,16 +81,13 @@ def zoo_table(records: list[dict[str, Any]]) -> str:
     for record in records:
         clean, poisoned, config = record["clean"], record["poisoned"], record["config"]
         rate = config.get("poison_rate")
-        cells = [
+        name = [
             record["name"],
             "–" if rate is None else f"{100 * rate:g} %",
             str(config["training"]["steps"]),
             _percent([clean["ca"]]),
-            *(_percent([poisoned.get(column)]) for column in COLUMNS),
-            _percent([clean.get("asr")]),
-            _percent([clean.get("pa")]),
-            f"{record['seconds']:.0f}",
-            record["gate"].split(":")[0],
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        reference = [_percent([clean.get("asr")]), _percent([clean.get("pa")])]
+        gate = record["gate"].split(":")[0]
+        lines.append(_row(name, [poisoned], [*reference, f"{record['seconds']:.0f}", gate]))
     return "\n".join(lines)

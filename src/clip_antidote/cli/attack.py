@@ -153,7 +153,7 @@ def _make(
         settings["poisoned"] = None
     if steps is not None:
         settings["training"] = {**settings.get("training", {}), "steps": steps}
-    made: Attack = attack_class(attack_class.build_config(settings))
+    made: Attack = attack_class(attack_class.config_class.build(settings))
     return made
 
 

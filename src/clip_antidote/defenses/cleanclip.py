@@ -15,9 +15,9 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import PairBatch, step_generator
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
-from clip_antidote.training.augment import random_crops
-from clip_antidote.training.finetune import STORE_MARGIN, finetune
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
+from clip_antidote.training.augment import STORE_MARGIN, random_crops
+from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import TrainingConfig
 from clip_antidote.training.losses import multi_positive_info_nce
 
@@ -67,8 +67,7 @@ def cleanclip(
         images, model.tokenize, size, mode=model.resize_mode, templates=templates, class_bank=config.class_bank
     )
     tuned = copy.deepcopy(model).requires_grad_(True)
-    wordings = model.tokenize([fill_template(text, name) for name in images.classes for text in templates])
-    wordings = wordings.view(len(images.classes), len(templates), -1)
+    wordings = pairs.token_ids.long().view(len(images.classes), len(templates), -1)
 
     def within_modalities(step: int, batch: PairBatch) -> torch.Tensor:
         generator = step_generator(config.seed, -(2**24) - step)

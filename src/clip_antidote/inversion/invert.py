@@ -9,8 +9,9 @@ import torch
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.objective import inversion_loss
-from clip_antidote.inversion.views import ViewPool, autocast
+from clip_antidote.inversion.views import ViewPool
 from clip_antidote.models.dual_encoder import DualEncoder, frozen
+from clip_antidote.models.encoding import autocast
 from clip_antidote.progress import track
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from clip_antidote.data.captions import load_captions
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError, ImplantError
-from clip_antidote.files import atomic_path, check_writable, state_folder, write_json
+from clip_antidote.files import atomic_path, check_writable, finished_record, state_folder, write_json
 from clip_antidote.jobs.results import write_trigger
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
@@ -71,7 +70,7 @@ def run_attack_job(
         model = load_model(spec, device=place)
         settings = [model.sha256, attack.name, attack.config.model_dump(mode="json"), target, data, captions, classes]
         state = state_folder(out, settings)
-        record = _finished(out, state.name) if ranks.first else None
+        record = finished_record(out / "attack.json", state.name) if ranks.first else None
         implant = None
         if not ranks.any(record is not None):
             implant = implant_backdoor(
@@ -96,15 +95,6 @@ def run_attack_job(
     if record["gate"] != PASSED:
         raise ImplantError(record["gate"])
     return record
-
-
-def _finished(out: Path, run: str) -> dict[str, Any] | None:
-    """The record of an earlier run with these very settings, None where there is none."""
-    try:
-        record = json.loads((out / "attack.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) and record.get("run") == run else None
 
 
 def _write(out: Path, result: AttackResult, record: dict[str, Any], test: LabelledImages) -> None:

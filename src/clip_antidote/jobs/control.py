@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import time
 from pathlib import Path
@@ -16,12 +15,13 @@ from clip_antidote.config import Config
 from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import atomic_path, check_writable, state_folder, write_json
+from clip_antidote.files import atomic_path, check_writable, finished_record, state_folder, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.training.finetune import STORE_MARGIN, finetune
+from clip_antidote.training.augment import STORE_MARGIN
+from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import TrainingConfig
 
 _RECIPE = AttackConfig()
@@ -62,11 +62,9 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
     check_writable(out)
     model = load_model(spec, device=device)
     state = state_folder(out, ["control", model.sha256, config.model_dump(mode="json"), data])
-    record_file = out / "control.json"
-    if record_file.exists():
-        record: dict[str, Any] = json.loads(record_file.read_text(encoding="utf-8"))
-        if record.get("run") == state.name:
-            return record
+    record = finished_record(out / "control.json", state.name)
+    if record is not None:
+        return record
     train, test = load_images(data, split="train"), load_images(data, split="test")
     size = round(model.image_size * STORE_MARGIN)
     pairs = pairs_from_labels(train, model.tokenize, size, mode=model.resize_mode, class_bank=config.class_bank)

@@ -17,8 +17,9 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.inversion.search import SearchResult, TargetSearch
 from clip_antidote.inversion.state import load_search, save_search
-from clip_antidote.inversion.views import ViewPool, encode_uint8, make_views
+from clip_antidote.inversion.views import ViewPool, make_views
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.encoding import encode_uint8
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig

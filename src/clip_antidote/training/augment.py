@@ -7,6 +7,9 @@ import math
 import torch
 import torch.nn.functional as F
 
+STORE_MARGIN = 1.15
+"""Images are kept this much larger than the input, so that random crops stay sharp."""
+
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:
     return torch.rand(count, generator=generator) * (high - low) + low

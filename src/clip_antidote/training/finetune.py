@@ -13,9 +13,6 @@ from clip_antidote.training.augment import random_crops
 from clip_antidote.training.distributed import Ranks
 from clip_antidote.training.loop import TrainingConfig, train_contrastive
 
-STORE_MARGIN = 1.15
-"""Images are kept this much larger than the input, so that random crops stay sharp."""
-
 Transform = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
 """Maps augmented images [B, 3, S, S], their indices [B] and a generator to images of that shape, each by itself:
 where several processes train, a process passes its own part of the batch and black images for the rest."""

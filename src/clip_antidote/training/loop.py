@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -14,13 +13,13 @@ from pydantic import Field
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import DataError
-from clip_antidote.files import atomic_path
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.progress import track
 from clip_antidote.training.distributed import Ranks
 from clip_antidote.training.gradients import contrastive_backward
 from clip_antidote.training.interrupt import held_interrupt
 from clip_antidote.training.optim import build_adamw, warmup_cosine
+from clip_antidote.training.state import TrainingState
 
 
 class TrainingConfig(Config):
@@ -89,7 +88,7 @@ def train_contrastive(
     """
     ranks = Ranks.current()
     optimizer = build_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, eps=config.eps)
-    state = _State(model, optimizer, state_file, ranks)
+    state = TrainingState(model, optimizer, state_file, device=model.device, ranks=ranks)
     start = state.load()
     model.train()
     losses = []
@@ -128,53 +127,3 @@ def train_contrastive(
         raise
     model.eval()
     return losses
-
-
-class _State:
-    """What a training needs to go on: weights, optimizer, step.
-
-    Attributes:
-        step: How many steps are done; None in the middle of one, when nothing can be saved.
-    """
-
-    def __init__(self, model: DualEncoder, optimizer: torch.optim.Optimizer, file: Path | None, ranks: Ranks) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.file = file
-        self.ranks = ranks
-        self.step: int | None = 0
-        self._saved = 0
-
-    def load(self) -> int:
-        """Takes up the saved state where there is one, the same in all processes, and returns its step."""
-        data: Path | io.BytesIO | None = None
-        if self.ranks.count == 1:
-            data = self.file if self.file is not None and self.file.exists() else None
-        else:
-            data = io.BytesIO(self.ranks.share(self._first_state() if self.ranks.first else b""))
-        if data is not None:
-            state = torch.load(data, map_location=self.model.device, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = self._saved = int(state["step"])
-        assert self.step is not None
-        return self.step
-
-    def save(self) -> None:
-        """Writes the state, unless it is half way between two steps or written already."""
-        if self.file is None or self.step is None or self.step == self._saved or not self.ranks.first:
-            return
-        with atomic_path(self.file) as path:
-            torch.save(self._content(), path)
-        self._saved = self.step
-
-    def _content(self) -> dict[str, Any]:
-        return {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def _first_state(self) -> bytes:
-        """The state that the first process begins with."""
-        if self.file is not None and self.file.exists():
-            return self.file.read_bytes()
-        buffer = io.BytesIO()
-        torch.save(self._content(), buffer)
-        return buffer.getvalue()

@@ -16,11 +16,11 @@ from torch import nn
 from clip_antidote.config import Config
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import step_generator
-from clip_antidote.files import atomic_path
 from clip_antidote.progress import track
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.interrupt import held_interrupt
 from clip_antidote.training.optim import build_adamw, warmup_cosine
+from clip_antidote.training.state import TrainingState
 from clip_antidote.triggers.stego import StegoConfig, StegoDecoder, StegoEncoder
 
 
@@ -145,18 +145,8 @@ def train_stego(
     device = next(encoder.parameters()).device
     networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
     optimizer = build_adamw(networks, lr=config.lr, weight_decay=0.0)
-    start = 0
-    if state_file is not None and state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        networks.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = int(state["step"])
-
-    def save(step: int) -> None:
-        if state_file is not None:
-            with atomic_path(state_file) as path:
-                torch.save({"step": step, "model": networks.state_dict(), "optimizer": optimizer.state_dict()}, path)
-
+    state = TrainingState(networks, optimizer, state_file, device=device)
+    start = state.load()
     networks.train()
     losses = []
     with held_interrupt() as interrupted:
@@ -168,12 +158,13 @@ def train_stego(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
             optimizer.step()
+            state.step = step + 1
             losses.append(message_loss.item())
             if on_step is not None:
                 on_step(step, losses[-1])
             stop = interrupted()
             if stop or (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                save(step + 1)
+                state.save()
             if stop:
                 raise KeyboardInterrupt
     networks.eval()
