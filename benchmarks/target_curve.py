@@ -1,9 +1,9 @@
-"""Draws ASR against target-class CA: one weight per class, the decoy, and both with the true trigger.
+"""Draws ASR against target-class CA: one weight per class, the gate, and both with the true trigger.
 
     python benchmarks/target_curve.py SUSPECT --data runs/problem --out docs/curve.png
 
-SUSPECT is a folder of `clip-antidote attack` or `benchmark prepare`. The decoy's points differ in the gate's
-bias alone; the points of one weight per class in `reclassification_weight`. Test
+SUSPECT is a folder of `clip-antidote attack` or `benchmark prepare`. The gate's points differ in its threshold
+alone; the points of one weight per class in `reclassification_weight`. Test
 images are used to draw the curve, never to choose a point on it.
 """
 
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
+from clip_antidote.benchmark.grid import THRESHOLDS
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.files import write_json
@@ -24,13 +24,11 @@ from clip_antidote.inversion.views import make_views
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import zero_shot_weights
-from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify, trigger_features
 from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
 from clip_antidote.triggers import Trigger, load_trigger
 
-BIASES = tuple(range(-5, 7))
 WEIGHTS = (0.02, 0.07, 0.25, 1.0)
 
 
@@ -38,14 +36,6 @@ def point(classifier: ZeroShotClassifier, features: TestFeatures, target: str) -
     """ASR, target-class CA, CA and PA of one classifier."""
     metrics = measure(classifier, features, target=target).metrics.to_dict()
     return {name: metrics[name] for name in ("asr", "target_ca", "ca", "pa")}
-
-
-def with_bias(purified: PurifiedCLIP, shift: float) -> PurifiedCLIP:
-    """The same classifier with its gate raised by `shift`."""
-    head = purified.decoy
-    assert head is not None
-    moved = replace(head, bias=head.bias + shift)
-    return PurifiedCLIP(purified.model, purified.classifier, purified.classes, context=purified.context, decoy=moved)
 
 
 def single_weight(
@@ -87,11 +77,10 @@ def main() -> None:
     banks: dict[str, list[Trigger]] = {"blind": list(blind.triggers.values()), "true trigger": [true]}
     for name, triggers in banks.items():
         purified = blind if name == "blind" else purify(model, shots, config, triggers=triggers, target=target)
-        curves[f"decoy, {name}"] = [point(with_bias(purified, shift), features, target) for shift in BIASES]
-        curves[f"decoy, {name}, default"] = [point(purified, features, target)]
-        label, precision = shots.classes.index(target), config.inversion.precision
-        triggered = trigger_features(model, pool, triggers, target=label, precision=precision)
-        cached = CachedFeatures(pool.features, pool.labels, *triggered)
+        curves[f"gate, {name}"] = [point(purified.with_threshold(t), features, target) for t in THRESHOLDS]
+        curves[f"gate, {name}, default"] = [point(purified, features, target)]
+        parts, labels = trigger_features(model, pool, triggers, target=shots.classes.index(target), config=config)
+        cached = CachedFeatures(pool.features, pool.labels, torch.cat(parts), labels.repeat(len(parts)))
         curves[f"one weight, {name}"] = [
             point(single_weight(model, shots.classes, cached, hand, config, weight), features, target)
             for weight in WEIGHTS
@@ -109,7 +98,7 @@ def draw(curves: dict[str, list[dict[str, float]]], title: str, out: Path) -> No
         points = sorted(points, key=lambda p: p["target_ca"])
         x = torch.tensor([100 * p["asr"] for p in points]).clamp_min(0.02)
         y = [100 * p["target_ca"] for p in points]
-        color = "tab:blue" if "decoy" in name else "tab:orange" if "one" in name else "black"
+        color = "tab:blue" if "gate" in name else "tab:orange" if "one" in name else "black"
         if len(points) == 1:
             axes.plot(x, y, "*", markersize=13, color=color, label=name)
         else:

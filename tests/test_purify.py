@@ -16,7 +16,7 @@ from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.decoy import DecoyHead
+from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.pipeline import purify
 
 
@@ -96,25 +96,29 @@ def test_true_trigger_with_unknown_target_is_refused(
         )
 
 
-def test_the_decoy_is_a_gate_by_hand(small_model: DualEncoder) -> None:
-    # Two classes along x and y, the decoy between x and z; logit scale s, bias 0.
-    weights = torch.eye(16)[:, :3]
-    head = DecoyHead(weights, bias=0.0, target=0)
-    features = torch.eye(16)[:3]
-    clean, triggered = head.gate(features, torch.tensor(10.0))
-    assert torch.equal(clean, 10 * torch.eye(3)[:, :2])
-    assert triggered.tolist() == [False, False, True]
-    assert DecoyHead(weights, bias=11.0, target=0).gate(features, torch.tensor(10.0))[1].all()
+def test_the_gate_by_hand(small_model: DualEncoder) -> None:
+    # Class 0 along x, class 1 along y; what leans toward z has a trigger. One direction, x - z.
+    direction = torch.zeros(16, 1)
+    direction[0], direction[2] = 1.0, -1.0
+    gate = Gate(torch.eye(16)[:, :2], direction, torch.zeros(1), threshold=0.5, target=0)
+    features = torch.zeros(3, 16)
+    features[0, 0] = features[1, 1] = 1.0
+    features[2, 0], features[2, 2] = 0.6, 0.8
+    assert gate.score(features).tolist() == pytest.approx([1.0, 0.0, -0.2])
+    clean, triggered = gate.decide(features)
+    assert torch.equal(clean, features[:, :2])
+    assert triggered.tolist() == [False, False, True], "only what is called the target is looked at again"
     tuned = torch.eye(16)[:, [2, 1]]  # one weight per class: class 0 along z, class 1 along y
-    purified = PurifiedCLIP(small_model, tuned, ("a", "b"), context=torch.zeros(2, 4, 16), decoy=head)
+    purified = PurifiedCLIP(small_model, tuned, ("a", "b"), context=torch.zeros(2, 4, 16), gate=gate)
     assert purified.logits(features).argmax(-1).tolist() == [0, 1, 1], "what looks triggered is never the target"
+    assert purified.with_threshold(-1.0).logits(features).argmax(-1).tolist() == [0, 1, 0]
     assert purified.single().logits(features).argmax(-1).tolist()[1:] == [1, 0]
 
 
-def test_the_decoy_keeps_the_target_class_better_than_one_weight(
+def test_the_gate_keeps_the_target_class_better_than_one_weight(
     attacked: AttackResult, purified: PurifiedCLIP
 ) -> None:
-    assert purified.decoy is not None
+    assert purified.gate is not None
     guarded = measure(purified, attacked.features, target=TARGET).metrics
     single = measure(purified.single(), attacked.features, target=TARGET).metrics
     assert guarded.asr is not None

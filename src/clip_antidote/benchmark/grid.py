@@ -30,6 +30,9 @@ from clip_antidote.triggers import Trigger, load_trigger
 
 CLEAN = "clean"
 
+THRESHOLDS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Where the gate is placed for the curve of ASR against target-class CA; the default is one of them."""
+
 
 class SuspectConfig(Config):
     """One poisoned model of the zoo.
@@ -175,7 +178,7 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
     features = suspect.features
     if defended.model is not suspect.model:
         features = encode_test_images(defended.model, suspect.test, trigger=suspect.trigger)
-    record = {
+    record: dict[str, Any] = {
         "suspect": run.suspect.name,
         "label": run.suspect.label,
         "attack": run.suspect.attack,
@@ -193,9 +196,18 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
     }
     if isinstance(defended, PurifiedCLIP):
         record["after_single"] = measure(defended.single(), features, target=target).metrics.to_dict()
+        if defended.gate is not None and target is not None:
+            record["curve"] = [_point(defended, features, target, threshold) for threshold in THRESHOLDS]
         keys = ("target_suspected", "scores", "score_threshold", "triggers", "stages", "settings")
         record |= {key: defended.record[key] for key in keys}
     return record
+
+
+def _point(defended: PurifiedCLIP, features: TestFeatures, target: str, threshold: float) -> dict[str, float]:
+    """One point of the curve: the rates with the gate at another threshold."""
+    metrics = measure(defended.with_threshold(threshold), features, target=target).metrics
+    rates = {"ca": metrics.ca, "asr": metrics.asr, "pa": metrics.pa, "target_ca": metrics.target_ca}
+    return {"threshold": threshold, **{name: rate.value for name, rate in rates.items() if rate is not None}}
 
 
 def read_zoo(folder: Path) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ class InversionConfig(Config):
     screen_sparsity: float = Field(20.0, ge=0)
     screen_bound: float = Field(16 / 255, gt=0, le=1)
     sparsities: tuple[float, ...] = (5.0, 20.0)
-    bounds: tuple[float, ...] = (8 / 255, 16 / 255)
+    bounds: tuple[float, ...] = (16 / 255, 32 / 255)
     shortlist: int = Field(10, ge=1)
     screen_steps: int = Field(40, ge=1)
     final_steps: int = Field(150, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,10 +15,10 @@ from clip_antidote.files import atomic_path, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.decoy import DecoyHead
+from clip_antidote.purification.gate import Gate
 from clip_antidote.triggers.base import Trigger
 
-FORMAT = 1
+FORMAT = 2
 
 
 class PurifiedCLIP(ZeroShotClassifier):
@@ -33,7 +34,8 @@ class PurifiedCLIP(ZeroShotClassifier):
         context: Tuned contexts [C, M, Dt].
         record: What is known about how it was made (settings, scores, seconds, ...), for `config.json`.
         triggers: Dummy triggers found in stage 1, by name.
-        decoy: The decoy head; without it, the classifier answers with its one weight per class.
+        gate: The gate in front of the suspected target; without it, the classifier answers with its one
+            weight per class.
     """
 
     def __init__(
@@ -45,15 +47,19 @@ class PurifiedCLIP(ZeroShotClassifier):
         context: torch.Tensor,
         record: dict[str, Any] | None = None,
         triggers: dict[str, Trigger] | None = None,
-        decoy: DecoyHead | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__(model, classifier, classes)
         self.record = record or {}
         self.triggers = triggers or {}
         self.register_buffer("context", context)
-        self.register_buffer("decoy_weights", decoy.weights if decoy is not None else None)
-        self.decoy_weights: torch.Tensor | None
-        self._decoy = (decoy.bias, decoy.target) if decoy is not None else None
+        self.register_buffer("gate_clean", gate.clean.to(classifier) if gate is not None else None)
+        self.register_buffer("gate_directions", gate.directions.to(classifier) if gate is not None else None)
+        self.register_buffer("gate_offsets", gate.offsets.to(classifier) if gate is not None else None)
+        self.gate_clean: torch.Tensor | None
+        self.gate_directions: torch.Tensor | None
+        self.gate_offsets: torch.Tensor | None
+        self._gate = (gate.threshold, gate.target) if gate is not None else None
         self.context: torch.Tensor
 
     @property
@@ -62,28 +68,45 @@ class PurifiedCLIP(ZeroShotClassifier):
         return self.record.get("target_suspected")
 
     @property
-    def decoy(self) -> DecoyHead | None:
-        """The decoy head, None where the classifier has one weight per class."""
-        if self.decoy_weights is None or self._decoy is None:
+    def gate(self) -> Gate | None:
+        """The gate, None where the classifier has one weight per class."""
+        if self._gate is None:
             return None
-        return DecoyHead(self.decoy_weights, *self._decoy)
+        assert self.gate_clean is not None
+        assert self.gate_directions is not None
+        assert self.gate_offsets is not None
+        return Gate(self.gate_clean, self.gate_directions, self.gate_offsets, *self._gate)
 
     def single(self) -> ZeroShotClassifier:
-        """Returns the same classifier without the decoy: one weight per class, as in the paper."""
+        """Returns the same classifier without the gate: one weight per class, as in the paper."""
         return ZeroShotClassifier(self.model, self.classifier, self.classes)
+
+    def with_threshold(self, threshold: float) -> PurifiedCLIP:
+        """Returns the same classifier with its gate lowered or raised, see `Gate`."""
+        gate = None if self.gate is None else replace(self.gate, threshold=threshold)
+        return PurifiedCLIP(
+            self.model,
+            self.classifier,
+            self.classes,
+            context=self.context,
+            record=self.record,
+            triggers=self.triggers,
+            gate=gate,
+        )
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits [N, C] of unit image features [N, D].
 
-        With a decoy, features that look triggered get the logits of the tuned prompts, the target's
+        With a gate, features that look triggered get the logits of the tuned prompts, the target's
         below all others; the rest get those of the clean prompts.
         """
         tuned = super().logits(features)
-        head = self.decoy
-        if head is None:
+        gate = self.gate
+        if gate is None:
             return tuned
-        clean, triggered = head.gate(features.to(self.classifier), self.model.logit_scale)
-        tuned[:, head.target] = tuned.amin(dim=1) - 1
+        clean, triggered = gate.decide(features.to(self.classifier))
+        tuned[:, gate.target] = tuned.amin(dim=1) - 1
+        clean = self.model.logit_scale * clean
         bias = self.model.logit_bias
         return torch.where(triggered[:, None], tuned, clean if bias is None else clean + bias)
 
@@ -91,7 +114,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         """Writes the artefact folder, whole or not at all.
 
         `config.json`, `prompts.safetensors`, `classifier.safetensors`, `classifier.pt` (the [D, C] tensor
-        for CLIP_benchmark: one weight per class, without the decoy), `decoy.safetensors` and `triggers/`.
+        for CLIP_benchmark: one weight per class, without the gate), `gate.safetensors` and `triggers/`.
         The suspect model itself is not copied, but named with its hash.
 
         Raises:
@@ -103,16 +126,16 @@ class PurifiedCLIP(ZeroShotClassifier):
 
     def write_files(self, folder: Path) -> None:
         """Writes the artefact's files into an existing folder."""
-        head = self.decoy
         gate = None
-        if head is not None:
-            gate = {"bias": head.bias, "target": self.classes[head.target]}
-            save_file({"weights": head.weights.detach().cpu().contiguous()}, folder / "decoy.safetensors")
+        if self.gate is not None:
+            gate = {"threshold": self.gate.threshold, "target": self.classes[self.gate.target]}
+            parts = {"clean": self.gate.clean, "directions": self.gate.directions, "offsets": self.gate.offsets}
+            save_file({k: v.detach().cpu().contiguous() for k, v in parts.items()}, folder / "gate.safetensors")
         config = {
             "format": FORMAT,
             "base_model": {"spec": self.model.spec, "sha256": self.model.sha256},
             "classes": list(self.classes),
-            "decoy": gate,
+            "gate": gate,
             **self.record,
         }
         write_json(folder / "config.json", config)
@@ -144,12 +167,18 @@ class PurifiedCLIP(ZeroShotClassifier):
             base, classes = config.pop("base_model"), tuple(config.pop("classes"))
             classifier = load_file(root / "classifier.safetensors")["classifier"]
             context = load_file(root / "prompts.safetensors")["context"]
-            gate, decoy = config.pop("decoy", None), None
-            if gate is not None:
-                weights = load_file(root / "decoy.safetensors")["weights"]
-                decoy = DecoyHead(weights, float(gate["bias"]), classes.index(gate["target"]))
+            made = config.pop("format", None)
+            found, gate = config.pop("gate", None), None
+            if found is not None:
+                parts = load_file(root / "gate.safetensors")
+                target = classes.index(found["target"])
+                gate = Gate(parts["clean"], parts["directions"], parts["offsets"], float(found["threshold"]), target)
         except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
             raise DataError(f"{root} is not a purified classifier: {error}") from error
+        if made != FORMAT:
+            raise DataError(
+                f"{root} has the format {made}, this version reads format {FORMAT}; purify the model again"
+            )
         if classifier.ndim != 2 or classifier.shape[1] != len(classes):
             raise DataError(
                 f"{root}: the classifier {tuple(classifier.shape)} does not fit its {len(classes)} classes"
@@ -161,8 +190,7 @@ class PurifiedCLIP(ZeroShotClassifier):
                 f"{root} was made for another checkpoint (sha256 {base['sha256'][:12]}…, this one has "
                 f"{model.sha256[:12]}…); give the model it was purified from"
             )
-        config.pop("format", None)
-        return cls(model, classifier, classes, context=context, record=config, decoy=decoy).to(device)
+        return cls(model, classifier, classes, context=context, record=config, gate=gate).to(device)
 
 
 def _moved(spec: str, root: Path) -> str:

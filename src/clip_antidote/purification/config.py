@@ -20,7 +20,7 @@ class TuningConfig(Config):
         reclassification_weight: Weight of the cross-entropy on dummy-triggered images.
         anchor_weight: Weight of the distance to the hand-written classifier.
         clean_anchor_weight: The same where there are no dummy triggers to reclassify: for a model in which
-            nothing was found, and for the clean prompts beside the decoy.
+            nothing was found, and for the clean prompts in front of the gate.
         chunk: Classes per text-encoder chunk; bounds the memory.
     """
 
@@ -35,30 +35,32 @@ class TuningConfig(Config):
     chunk: int = Field(128, ge=1)
 
 
-class DecoyConfig(Config):
-    """Settings of the decoy prompt, which guards the suspected target; see docs/method.md.
+class GateConfig(Config):
+    """Settings of the gate, which guards the suspected target; see docs/method.md.
 
     Attributes:
-        enabled: Whether `PurifiedCLIP` answers with the decoy; without it, with one weight per class.
-        steps: Optimizer steps.
-        batch_size: Cached features of each kind (clean, dummy-triggered) per step.
-        target_batch: Clean views of the target per step.
+        enabled: Whether `PurifiedCLIP` answers with the gate; without it, with one weight per class.
+        threshold: What an image needs to be accepted as the target, from 0 (where dummy-triggered images
+            end) to 1 (the median of the target's clean images): lower keeps more of the target class,
+            higher lets fewer triggered images pass.
         target_views: Views made of every shot of the target.
         target_min_scale: Smallest crop of these views, as share of the area.
-        lr: Learning rate of Adam, with cosine decay.
-        target_weight: Weight of keeping the target's clean views on the target's side.
-        keep: Share of the target's clean views the gate has to let through; sets its threshold.
+        min_flip: Dummies that flip a smaller share of images than this are not used.
+        residual_weight: Weight of the pull on the target's text beside the dummies.
+        repair: How far the target's text is moved to what the other classes predict, from 0 to 1.
+        ridge: Regularization of the maps between texts and images.
+        shrinkage: Share of the identity in the scatter matrix.
     """
 
     enabled: bool = True
-    steps: int = Field(300, ge=1)
-    batch_size: int = Field(512, ge=1)
-    target_batch: int = Field(64, ge=1)
+    threshold: float = 0.7
     target_views: int = Field(32, ge=1)
     target_min_scale: float = Field(0.4, gt=0, le=1)
-    lr: float = Field(2e-3, gt=0)
-    target_weight: float = Field(1.0, ge=0)
-    keep: float = Field(0.95, gt=0, lt=1)
+    min_flip: float = Field(0.9, ge=0, le=1)
+    residual_weight: float = Field(1.0, ge=0)
+    repair: float = Field(0.5, ge=0, le=1)
+    ridge: float = Field(0.1, gt=0)
+    shrinkage: float = Field(0.1, gt=0, le=1)
 
 
 class CBPTConfig(Config):
@@ -67,19 +69,21 @@ class CBPTConfig(Config):
     Attributes:
         inversion: Stage 1.
         tuning: Stage 2.
-        decoy: The guard of the suspected target, beyond the paper.
+        gate: The guard of the suspected target, beyond the paper.
         pool: About how many views of the shots are made in all.
         max_views: Most views of one shot.
         min_scale: Smallest crop of a view, as share of the area.
+        triggered_views: Most views that each dummy trigger is put on.
         seed: Seed of views, triggers and batches.
     """
 
     inversion: InversionConfig = InversionConfig()
     tuning: TuningConfig = TuningConfig()
-    decoy: DecoyConfig = DecoyConfig()
+    gate: GateConfig = GateConfig()
     pool: int = Field(6000, ge=1)
     max_views: int = Field(9, ge=1)
     min_scale: float = Field(0.5, gt=0, le=1)
+    triggered_views: int = Field(2000, ge=1)
     seed: int = 0
 
     def views_per_shot(self, shots: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,6 +15,7 @@ import torch
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
+from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.inversion.search import SearchResult, TargetSearch
 from clip_antidote.inversion.state import load_search, save_search
 from clip_antidote.inversion.views import ViewPool, make_views
@@ -23,7 +24,7 @@ from clip_antidote.models.encoding import encode_uint8
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.decoy import DecoyHead, tune_decoy
+from clip_antidote.purification.gate import Gate, GateData, fit_gate
 from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
 from clip_antidote.triggers.base import Trigger
 
@@ -55,27 +56,27 @@ def library_versions() -> dict[str, str]:
 
 
 def trigger_features(
-    model: DualEncoder, pool: ViewPool, triggers: Sequence[Trigger], *, target: int | None, precision: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encodes the pool's views of other classes under every trigger.
+    model: DualEncoder, pool: ViewPool, triggers: Sequence[Trigger], *, target: int | None, config: CBPTConfig
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Encodes views of other classes under every trigger, at most `config.triggered_views`, drawn by the seed.
 
     Returns:
-        Unit features [T, D] and true labels [T]; both empty without triggers.
+        Unit features [n, D] of every trigger, and the true labels [n] of the views.
     """
     rows = torch.arange(len(pool)) if target is None else (pool.labels != target).nonzero().flatten()
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+    rows = rows[order[: config.triggered_views]]
     features = [
         encode_uint8(
             model,
             pool.images[rows],
             transform=trigger,
-            precision=precision,
+            precision=config.inversion.precision,
             description="dummy-triggered features",
         ).cpu()
         for trigger in triggers
     ]
-    if not features:
-        return pool.features[:0], pool.labels[:0]
-    return torch.cat(features), pool.labels[rows].repeat(len(features))
+    return features, pool.labels[rows]
 
 
 def purify(
@@ -133,9 +134,14 @@ def purify(
             if target not in classes and (target is not None or triggers):
                 raise DataError(f"the target '{target}' is not one of the {len(classes)} classes")
             found = SearchResult(target=None if target is None else classes.index(target))
-        features, labels = trigger_features(model, pool, triggers, target=found.target, precision=precision)
+        triggered, labels = trigger_features(model, pool, triggers, target=found.target, config=config)
     with watch.stage("tuning"):
-        cached = CachedFeatures(pool.features, pool.labels, features, labels)
+        cached = CachedFeatures(
+            pool.features,
+            pool.labels,
+            torch.cat([pool.features[:0], *triggered]),
+            labels.repeat(len(triggered)),
+        )
         prompts, weights = tune_prompts(
             model,
             classes,
@@ -144,11 +150,16 @@ def purify(
             config.tuning,
             generator=torch.Generator().manual_seed(config.seed),
         )
-        decoy = None
-        if found.target is not None and len(features) and config.decoy.enabled:
-            decoy = guard_target(model, shots, cached, hand, config, target=found.target)
+        gate = None
+        if found.target is not None and triggered and config.gate.enabled:
+            families = [trigger.name for trigger in triggers]
+            dummies = {
+                family: [part for part, own in zip(triggered, families, strict=True) if own == family]
+                for family in dict.fromkeys(families)
+            }
+            gate = guard_target(model, shots, pool, dummies, hand, config, target=found.target)
     record: dict[str, Any] = {
-        "method": "cbpt" if decoy is None else "cbpt-decoy",
+        "method": "cbpt" if gate is None else "cbpt-gate",
         "target_suspected": None if found.target is None else classes[found.target],
         "shots": int(counts.min()),
         "seed": config.seed,
@@ -168,41 +179,45 @@ def purify(
         context=prompts.context.detach(),
         record=record,
         triggers=dict(zip(names, triggers, strict=False)) if names else {},
-        decoy=decoy,
+        gate=gate,
     )
 
 
 def guard_target(
     model: DualEncoder,
     shots: LabelledImages,
-    cached: CachedFeatures,
+    pool: ViewPool,
+    dummies: Mapping[str, Sequence[torch.Tensor]],
     hand: torch.Tensor,
     config: CBPTConfig,
     *,
     target: int,
-) -> DecoyHead:
-    """Tunes the decoy on many views of the suspected target's shots, see `tune_decoy`."""
-    own = shots.subset((shots.labels == target).nonzero().flatten())
+) -> Gate:
+    """Tunes prompts on clean views alone and puts the gate behind them, see `fit_gate`."""
+    nothing = CachedFeatures(pool.features, pool.labels, pool.features[:0], pool.labels[:0])
+    generator = torch.Generator().manual_seed(config.seed)
+    _, clean = tune_prompts(
+        model, shots.classes, nothing, hand, config.tuning, generator=generator, description="tuning clean prompts"
+    )
     views = make_views(
         model,
-        own,
-        views=config.decoy.target_views,
-        min_scale=config.decoy.target_min_scale,
+        shots.subset((shots.labels == target).nonzero().flatten()),
+        views=config.gate.target_views,
+        min_scale=config.gate.target_min_scale,
         seed=config.seed + 1,
         precision=config.inversion.precision,
     )
-    _, head = tune_decoy(
-        model,
-        shots.classes,
-        cached,
-        views.features,
-        hand,
-        config.decoy,
-        config.tuning,
+    data = GateData(
+        views=views.features,
+        shots=views.shots,
+        dummies=dummies,
+        features=pool.features,
+        labels=pool.labels,
+        weights=hand.cpu(),
+        centroids=class_centroids(pool.features, pool.labels, len(hand)),
         target=target,
-        generator=torch.Generator().manual_seed(config.seed),
     )
-    return head
+    return fit_gate(clean.cpu(), data, config.gate)
 
 
 def _search(

@@ -1,0 +1,169 @@
+"""The gate (ours, beyond the paper): is an image that is called the suspected target really one?
+
+One weight per class has to accept the target's clean images and to reject the whole triggered region
+with the same vector, and pays with the target class. The gate splits the two: prompts tuned on clean
+images classify; what they call the target is looked at again by a linear discriminant, and classified
+by the CBPT prompts, the target left out, where it looks triggered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from clip_antidote.inversion.evidence import FEWEST
+from clip_antidote.purification.config import GateConfig
+from clip_antidote.purification.text_repair import repair_text
+
+FOLDS = 16
+"""Most folds in which the target's shots are held out to place the gate."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What `PurifiedCLIP` needs to guard the suspected target.
+
+    Attributes:
+        clean: Clean class weights [D, C].
+        directions: One direction per family of dummy triggers [D, G].
+        offsets: Subtracted from the projections [G].
+        threshold: What an image needs to be accepted as the target: 0 is where the dummy-triggered
+            images end, 1 the median of the target's clean images.
+        target: Class index of the suspected target.
+    """
+
+    clean: torch.Tensor
+    directions: torch.Tensor
+    offsets: torch.Tensor
+    threshold: float
+    target: int
+
+    def score(self, features: torch.Tensor) -> torch.Tensor:
+        """How much unit features [N, D] are like the target's clean images: the least of all families, [N]."""
+        return (features @ self.directions - self.offsets).amin(dim=1)
+
+    def decide(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the clean similarities [N, C] and which features [N] look triggered."""
+        clean = features @ self.clean
+        called = clean.argmax(dim=1) == self.target
+        return clean, called & (self.score(features) < self.threshold)
+
+
+@dataclass(frozen=True)
+class GateData:
+    """What the gate is fitted to.
+
+    Attributes:
+        views: Unit features [T, D] of many clean views of the target's shots.
+        shots: Which shot each view shows [T].
+        dummies: Unit features [n, D] of other classes' views under each dummy trigger, by family.
+        features: Unit features [V, D] of clean views of all classes.
+        labels: Their classes [V].
+        weights: Hand-written class weights [C, D].
+        centroids: Unit mean features of all classes' views [C, D].
+        target: Class index of the suspected target.
+    """
+
+    views: torch.Tensor
+    shots: torch.Tensor
+    dummies: Mapping[str, Sequence[torch.Tensor]]
+    features: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    centroids: torch.Tensor
+    target: int
+
+
+def scatter(features: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
+    """Covariance [D, D] of features [N, D] about their mean, or about the means of their groups."""
+    features = features.double()
+    if groups is None:
+        rest = features - features.mean(0)
+    else:
+        one_hot = F.one_hot(groups).double()
+        means = (one_hot.T @ features) / one_hot.sum(0).clamp_min(1)[:, None]
+        rest = features - means[groups]
+    return rest.T @ rest / len(rest)
+
+
+def _direction(
+    views: torch.Tensor, dummies: Sequence[torch.Tensor], within: torch.Tensor, data: GateData, config: GateConfig
+) -> torch.Tensor:
+    """Fisher's discriminant [D] between the target's clean views and one family of dummies.
+
+    S⁻¹·(m_t − m̃ − residual·pull): the means are unit vectors, since dummies are more collapsed than
+    real triggers; S averages the scatter of the target's views, of the dummies and within all classes.
+    """
+    own = F.normalize(views.mean(0), dim=0)
+    triggered = torch.stack([F.normalize(part.mean(0), dim=0) for part in dummies]).mean(0)
+    toward = F.normalize(F.normalize(triggered, dim=0) - own, dim=0)
+    if config.residual_weight and len(data.weights) >= FEWEST:
+        centroids = data.centroids.clone()
+        centroids[data.target] = own
+        repair = repair_text(data.weights, centroids, data.target, ridge=config.ridge)
+        toward = toward + config.residual_weight * repair.pull
+    spread = sum(scatter(part) * len(part) for part in dummies) / sum(len(part) for part in dummies)
+    joint = (scatter(views) + spread + within) / 3
+    size = len(joint)
+    joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
+    direction = -torch.linalg.solve(joint, toward.double())
+    return (direction / (direction @ joint @ direction).sqrt()).float()
+
+
+def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.Tensor]]:
+    """Keeps the dummies that send at least `min_flip` of the images to the target; all where none does."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    for family, parts in data.dummies.items():
+        flips = [float(((part @ data.weights.T).argmax(1) == data.target).float().mean()) for part in parts]
+        chosen = [part for part, flip in zip(parts, flips, strict=True) if flip >= min_flip]
+        if chosen:
+            kept[family] = chosen
+    return kept or {family: list(parts) for family, parts in data.dummies.items()}
+
+
+def fit_gate(clean: torch.Tensor, data: GateData, config: GateConfig) -> Gate:
+    """Fits the gate to clean views and dummy triggers alone.
+
+    Every family of dummies gives a direction and a scale: 0 is the 99 % quantile of its dummies (the
+    largest over the family), 1 the median of the target's clean views, each scored by a direction that
+    was fitted without its own shot. With a single shot nothing can be held out, and it is scored by the
+    direction it took part in.
+
+    Args:
+        clean: Clean class weights [C, D]; the target's is moved toward the repaired text.
+        data: What to fit to.
+        config: Settings.
+    """
+    dummies = useful_dummies(data, min_flip=config.min_flip)
+    within = scatter(data.features, data.labels)
+    directions, offsets = [], []
+    for parts in dummies.values():
+        direction = _direction(data.views, parts, within, data, config)
+        low = torch.stack([(part @ direction).quantile(0.99) for part in parts]).amax()
+        high = _held_out(direction, parts, within, data, config).median()
+        scale = (high - low).clamp_min(1e-6)
+        directions.append(direction / scale)
+        offsets.append(low / scale)
+    clean = clean.clone()
+    if config.repair and len(data.weights) >= FEWEST:
+        repaired = repair_text(data.weights, data.centroids, data.target, ridge=config.ridge).weight
+        moved = clean[data.target] + config.repair * (repaired - data.weights[data.target])
+        clean[data.target] = F.normalize(moved, dim=0)
+    return Gate(clean.T.contiguous(), torch.stack(directions, 1), torch.stack(offsets), config.threshold, data.target)
+
+
+def _held_out(
+    direction: torch.Tensor, dummies: Sequence[torch.Tensor], within: torch.Tensor, data: GateData, config: GateConfig
+) -> torch.Tensor:
+    """Scores [T] of the target's views by directions fitted without their shots."""
+    ids = data.shots.unique()
+    if len(ids) < 2:
+        return data.views @ direction
+    scores = torch.empty(len(data.views))
+    for part in ids.tensor_split(min(FOLDS, len(ids))):
+        out = torch.isin(data.shots, part)
+        scores[out] = data.views[out] @ _direction(data.views[~out], dummies, within, data, config)
+    return scores

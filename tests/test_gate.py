@@ -1,0 +1,120 @@
+"""The text repair and the gate on made-up geometry, where the truth is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clip_antidote.purification.config import GateConfig
+from clip_antidote.purification.gate import GateData, fit_gate, scatter, useful_dummies
+from clip_antidote.purification.text_repair import repair_text
+
+SIZE, CLASSES, TARGET = 24, 30, 3
+
+
+@pytest.fixture
+def world() -> dict[str, torch.Tensor]:
+    """Texts that are a rotation of the class centroids, but for the target's, which is pulled elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    centroids = F.normalize(normal(CLASSES, SIZE), dim=1)
+    rotation = torch.linalg.qr(normal(SIZE, SIZE))[0]
+    weights = centroids @ rotation
+    trigger = F.normalize(normal(SIZE), dim=0)
+    honest = weights[TARGET].clone()
+    weights[TARGET] = F.normalize(weights[TARGET] + trigger @ rotation, dim=0)
+    labels = torch.arange(CLASSES).repeat_interleave(40)
+    features = F.normalize(centroids[labels] + 0.15 * normal(len(labels), SIZE), dim=1)
+    others = features[labels != TARGET]
+    triggered = F.normalize(others + 2.0 * trigger + 0.8 * centroids[TARGET], dim=1)
+    return {
+        "weights": weights,
+        "centroids": centroids,
+        "honest": honest,
+        "trigger": trigger,
+        "features": features,
+        "labels": labels,
+        "triggered": triggered,
+    }
+
+
+def gate_data(world: dict[str, torch.Tensor], dummies: dict[str, list[torch.Tensor]]) -> GateData:
+    own = world["labels"] == TARGET
+    return GateData(
+        views=world["features"][own],
+        shots=torch.arange(int(own.sum())) % 8,
+        dummies=dummies,
+        features=world["features"],
+        labels=world["labels"],
+        weights=world["weights"],
+        centroids=world["centroids"],
+        target=TARGET,
+    )
+
+
+def test_the_text_is_repaired_from_the_other_classes(world: dict[str, torch.Tensor]) -> None:
+    repair = repair_text(world["weights"], world["centroids"], TARGET, ridge=0.01)
+    assert float(repair.weight @ world["honest"]) > 0.95 > float(world["weights"][TARGET] @ world["honest"])
+    assert float(repair.pull @ world["trigger"]) > 0.85
+
+
+def test_an_honest_text_is_left_where_it_is(world: dict[str, torch.Tensor]) -> None:
+    repair = repair_text(world["weights"], world["centroids"], 5, ridge=0.01)
+    assert float(repair.weight @ world["weights"][5]) > 0.95
+
+
+def test_the_gate_tells_triggered_from_clean_with_an_imperfect_dummy(world: dict[str, torch.Tensor]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    wrong = F.normalize(torch.randn(SIZE, generator=generator), dim=0)
+    others = world["features"][world["labels"] != TARGET]
+    dummy = F.normalize(others + world["trigger"] + wrong + world["centroids"][TARGET], dim=1)
+    data = gate_data(world, {"additive": [dummy]})
+    gate = fit_gate(world["weights"], data, GateConfig(min_flip=0.0))
+    own = world["features"][world["labels"] == TARGET]
+    assert float((gate.score(own) > gate.threshold).float().mean()) > 0.7
+    assert float((gate.score(world["triggered"]) > gate.threshold).float().mean()) < 0.02
+    assert float((gate.score(dummy) > 0).float().mean()) == pytest.approx(0.01, abs=0.005), "0 is where dummies end"
+    blind = fit_gate(world["weights"], data, GateConfig(min_flip=0.0, residual_weight=0.0))
+    assert gate.score(world["triggered"]).mean() < blind.score(world["triggered"]).mean(), "the text's pull helps"
+
+
+def test_every_family_has_its_say(world: dict[str, torch.Tensor]) -> None:
+    others = world["features"][world["labels"] != TARGET]
+    good = F.normalize(others + 2 * world["trigger"], dim=1)
+    gate = fit_gate(
+        world["weights"], gate_data(world, {"mask": [good], "additive": [good]}), GateConfig(min_flip=0.0)
+    )
+    assert gate.directions.shape == (SIZE, 2)
+    projections = good @ gate.directions - gate.offsets
+    assert torch.equal(gate.score(good), projections.amin(1))
+
+
+def test_one_shot_is_enough_for_a_gate(world: dict[str, torch.Tensor]) -> None:
+    data = gate_data(world, {"mask": [world["triggered"]]})
+    single = GateData(**{**vars(data), "shots": torch.zeros_like(data.shots)})
+    gate = fit_gate(world["weights"], single, GateConfig(min_flip=0.0))
+    assert torch.isfinite(gate.score(world["features"])).all()
+
+
+def test_dummies_that_do_not_flip_are_left_out(world: dict[str, torch.Tensor]) -> None:
+    at_target = F.normalize(world["weights"][TARGET] + 0.01 * world["triggered"], dim=1)
+    clean = world["features"][world["labels"] != TARGET]
+    data = gate_data(world, {"mask": [at_target, clean], "additive": [clean]})
+    kept = useful_dummies(data, min_flip=0.9)
+    assert list(kept) == ["mask"]
+    assert len(kept["mask"]) == 1
+    assert kept["mask"][0] is at_target
+    assert list(useful_dummies(gate_data(world, {"additive": [clean]}), min_flip=0.9)) == ["additive"]
+
+
+def test_scatter_is_the_covariance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(50, 4, generator=generator)
+    groups = torch.arange(50) % 3
+    assert torch.allclose(scatter(features), torch.cov(features.T.double(), correction=0))
+    parts = [scatter(features[groups == g]) * int((groups == g).sum()) for g in range(3)]
+    assert torch.allclose(scatter(features, groups), torch.stack(parts).sum(0) / 50)
