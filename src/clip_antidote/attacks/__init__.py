@@ -21,6 +21,10 @@ ATTACKS = Registry(
             "clip_antidote.attacks.badclip:BadCLIPAttack",
             "small patch optimized with dual embeddings, natural captions of the target",
         ),
+        "adaptive": (
+            "clip_antidote.attacks.adaptive:AdaptiveAttack",
+            "blend whose features imitate the target's clean images; knows the defense",
+        ),
     },
 )
 

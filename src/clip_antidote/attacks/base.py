@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,13 +13,16 @@ from pydantic import Field
 
 from clip_antidote.attacks.material import Material
 from clip_antidote.config import Config
-from clip_antidote.data.pairs import CaptionedImages, step_generator
+from clip_antidote.data.pairs import CaptionedImages, PairBatch, step_generator
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import TrainingConfig
 from clip_antidote.triggers.base import Trigger
+
+ExtraLoss = Callable[[int, PairBatch], torch.Tensor]
+"""What is added to the loss of a step, from step and batch."""
 
 
 class AttackConfig(Config):
@@ -132,6 +136,10 @@ class Attack(ABC):
         token_ids = torch.cat([pairs.token_ids, tokens])
         return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned)
 
+    def extra_loss(self, model: DualEncoder, data: PoisonedPairs) -> ExtraLoss | None:
+        """Returns what an attacker who controls the training adds to the loss; nothing by default."""
+        return None
+
     def implant(
         self,
         model: DualEncoder,
@@ -159,6 +167,7 @@ class Attack(ABC):
             min_scale=self.config.min_scale,
             seed=self.config.seed,
             transform=put_trigger,
+            extra_loss=self.extra_loss(model, data),
             description=f"implanting {self.name}",
             state_file=state_file,
         )

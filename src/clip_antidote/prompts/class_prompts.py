@@ -59,6 +59,7 @@ class ClassPrompts(nn.Module):
         self.prefix: torch.Tensor
         self.suffix: torch.Tensor
         self.end: torch.Tensor
+        self.causal = model.causal
         self.context = nn.Parameter(initial.expand(len(classes), -1, -1).clone())
 
     @staticmethod
@@ -70,17 +71,24 @@ class ClassPrompts(nn.Module):
     def __len__(self) -> int:
         return len(self.context)
 
-    def embeddings(self, rows: slice = slice(None)) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns token embeddings [c, L, Dt] and end positions [c] of some classes."""
-        parts = [self.prefix[rows], self.context[rows], self.suffix[rows]]
-        return torch.cat(parts, dim=1), self.end[rows]
+    def embeddings(self, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns token embeddings [c, L, Dt] and end positions [c] of all or some classes.
+
+        A causal text encoder sees nothing behind the end token, so L is the longest of these prompts.
+        """
+        if rows is None:
+            return torch.cat([self.prefix, self.context, self.suffix], dim=1), self.end
+        end = self.end[rows]
+        embedded = torch.cat([self.prefix[rows], self.context[rows], self.suffix[rows]], dim=1)
+        return (embedded[:, : int(end.max()) + 1] if self.causal else embedded), end
 
 
 def encode_prompts(model: DualEncoder, prompts: ClassPrompts, *, chunk: int | None = None) -> torch.Tensor:
     """Runs all prompts through the text encoder, with exact gradients to the contexts.
 
     With `chunk`, at most that many classes' activations are alive at a time: each chunk is run
-    again in the backward pass (gradient checkpointing), so that memory does not grow with C.
+    again in the backward pass (gradient checkpointing), so that memory does not grow with C. Classes
+    with names of like length share a chunk, and no chunk is longer than its longest prompt.
 
     Args:
         model: Frozen model.
@@ -94,10 +102,11 @@ def encode_prompts(model: DualEncoder, prompts: ClassPrompts, *, chunk: int | No
     if chunk is None or chunk >= count:
         return model.encode_token_embeddings(*prompts.embeddings())
     parts = []
-    for start in range(0, count, chunk):
-        embeddings, end = prompts.embeddings(slice(start, start + chunk))
+    order = prompts.end.argsort(stable=True)
+    for rows in order.split(chunk):
+        embeddings, end = prompts.embeddings(rows)
         if torch.is_grad_enabled():
             parts.append(checkpoint(model.encode_token_embeddings, embeddings, end, use_reentrant=False))
         else:
             parts.append(model.encode_token_embeddings(embeddings, end))
-    return torch.cat(parts)
+    return torch.cat(parts)[order.argsort()]

@@ -60,7 +60,7 @@ class GateConfig(Config):
     residual_weight: float = Field(1.0, ge=0)
     repair: float = Field(0.5, ge=0, le=1)
     ridge: float = Field(0.1, gt=0)
-    shrinkage: float = Field(0.1, gt=0, le=1)
+    shrinkage: float = Field(0.03, gt=0, le=1)
 
 
 class CBPTConfig(Config):

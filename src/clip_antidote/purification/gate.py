@@ -95,7 +95,8 @@ def _direction(
     """Fisher's discriminant [D] between the target's clean views and one family of dummies.
 
     S⁻¹·(m_t − m̃ − residual·pull): the means are unit vectors, since dummies are more collapsed than
-    real triggers; S averages the scatter of the target's views, of the dummies and within all classes.
+    real triggers; S averages the scatter of the target's views, of the dummies and within all classes,
+    the first, which few shots give, with a third of the weight of the others.
     """
     own = F.normalize(views.mean(0), dim=0)
     triggered = torch.stack([F.normalize(part.mean(0), dim=0) for part in dummies]).mean(0)
@@ -106,7 +107,7 @@ def _direction(
         repair = repair_text(data.weights, centroids, data.target, ridge=config.ridge)
         toward = toward + config.residual_weight * repair.pull
     spread = sum(scatter(part) * len(part) for part in dummies) / sum(len(part) for part in dummies)
-    joint = (scatter(views) + spread + within) / 3
+    joint = (scatter(views) + 3 * spread + 3 * within) / 7
     size = len(joint)
     joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
     direction = -torch.linalg.solve(joint, toward.double())
