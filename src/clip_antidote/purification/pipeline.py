@@ -79,6 +79,14 @@ def trigger_features(
     return features, pool.labels[rows]
 
 
+def by_family(triggers: Sequence[Trigger], features: Sequence[torch.Tensor]) -> dict[str, list[torch.Tensor]]:
+    """Sorts the features of every trigger by its family, the name of the trigger."""
+    out: dict[str, list[torch.Tensor]] = {}
+    for trigger, part in zip(triggers, features, strict=True):
+        out.setdefault(trigger.name, []).append(part)
+    return out
+
+
 def purify(
     model: DualEncoder,
     shots: LabelledImages,
@@ -152,12 +160,7 @@ def purify(
         )
         gate = None
         if found.target is not None and triggered and config.gate.enabled:
-            families = [trigger.name for trigger in triggers]
-            dummies = {
-                family: [part for part, own in zip(triggered, families, strict=True) if own == family]
-                for family in dict.fromkeys(families)
-            }
-            gate = guard_target(model, shots, pool, dummies, hand, config, target=found.target)
+            gate = guard_target(model, shots, pool, by_family(triggers, triggered), hand, config, target=found.target)
     record: dict[str, Any] = {
         "method": "cbpt" if gate is None else "cbpt-gate",
         "target_suspected": None if found.target is None else classes[found.target],
@@ -199,6 +202,21 @@ def guard_target(
     _, clean = tune_prompts(
         model, shots.classes, nothing, hand, config.tuning, generator=generator, description="tuning clean prompts"
     )
+    data = gate_data(model, shots, pool, dummies, hand, config, target=target)
+    return fit_gate(clean.cpu(), data, config.gate)
+
+
+def gate_data(
+    model: DualEncoder,
+    shots: LabelledImages,
+    pool: ViewPool,
+    dummies: Mapping[str, Sequence[torch.Tensor]],
+    hand: torch.Tensor,
+    config: CBPTConfig,
+    *,
+    target: int,
+) -> GateData:
+    """Gathers what the gate is fitted to, with many views of the target's shots."""
     views = make_views(
         model,
         shots.subset((shots.labels == target).nonzero().flatten()),
@@ -207,7 +225,7 @@ def guard_target(
         seed=config.seed + 1,
         precision=config.inversion.precision,
     )
-    data = GateData(
+    return GateData(
         views=views.features,
         shots=views.shots,
         dummies=dummies,
@@ -217,7 +235,6 @@ def guard_target(
         centroids=class_centroids(pool.features, pool.labels, len(hand)),
         target=target,
     )
-    return fit_gate(clean.cpu(), data, config.gate)
 
 
 def _search(

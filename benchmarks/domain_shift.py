@@ -1,0 +1,100 @@
+"""Does a purified classifier hold on images from elsewhere? Tuned on photographs, tested on shifted ones.
+
+    python benchmarks/domain_shift.py SUSPECT [SUSPECT …] --data runs/problem --out docs/records/domain_shift.json
+
+The shots are left as they are. The test images are changed before the trigger is put on them (another camera,
+other weather), then clean and triggered are measured, undefended and purified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision.transforms.v2.functional as tv
+
+from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.evaluation.evaluate import TestFeatures, measure
+from clip_antidote.files import write_json
+from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.models.encoding import encode_uint8
+from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.pipeline import library_versions, purify
+from clip_antidote.triggers import Trigger, load_trigger
+
+Shift = Callable[[torch.Tensor], torch.Tensor]
+
+
+def noise(images: torch.Tensor) -> torch.Tensor:
+    """Gaussian noise of standard deviation 0.08, the same for every batch position."""
+    generator = torch.Generator().manual_seed(0)
+    return images + 0.08 * torch.randn(images.shape, generator=generator)
+
+
+def zoom(images: torch.Tensor) -> torch.Tensor:
+    """The middle 50 % of the area."""
+    size = images.shape[-1]
+    return tv.resize(tv.center_crop(images, [round(size * 0.5**0.5)]), [size], antialias=True)
+
+
+SHIFTS: dict[str, Shift] = {
+    "none": lambda x: x,
+    "noise": noise,
+    "blur": lambda x: tv.gaussian_blur(x, [7, 7], [1.2, 1.2]),
+    "low contrast": lambda x: tv.adjust_contrast(x, 0.5),
+    "dark": lambda x: tv.adjust_gamma(x, 2.0),
+    "gray": lambda x: tv.rgb_to_grayscale(x, num_output_channels=3),
+    "zoom": zoom,
+}
+
+
+def shifted_features(model: DualEncoder, test: LabelledImages, shift: Shift, trigger: Trigger) -> TestFeatures:
+    """Test features, shifted, then with and without trigger."""
+    images = test.tensor(model.image_size, mode=model.resize_mode)
+
+    def moved(batch: torch.Tensor) -> torch.Tensor:
+        return shift(batch).clamp(0, 1)
+
+    clean = encode_uint8(model, images, transform=moved, description="clean")
+    triggered = encode_uint8(model, images, transform=lambda batch: trigger(moved(batch)), description="triggered")
+    return TestFeatures(clean.cpu(), triggered.cpu(), test.labels, test.classes)
+
+
+def main() -> None:
+    """Measures every suspect under every shift."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suspects", type=Path, nargs="+")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=3000, help="test images, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    test = load_images(options.data, split="test")
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(options.seed))
+    test = test.subset(order[: options.images])
+    shots = load_images(options.data, shots=16, seed=options.seed)
+    rows = []
+    for folder in options.suspects:
+        target = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["target"]
+        model, trigger = load_model(f"local-dir:{folder}"), load_trigger(folder / "trigger")
+        purified = purify(model, shots, CBPTConfig(seed=options.seed))
+        hand = ZeroShotClassifier.from_templates(model, test.classes)
+        for name, shift in SHIFTS.items():
+            features = shifted_features(model, test, shift, trigger)
+            before, after = (measure(c, features, target=target).metrics.to_dict() for c in (hand, purified))
+            rows.append({"suspect": folder.name, "shift": name, "before": before, "after": after})
+            keys = ("ca", "asr", "asr_floor", "pa", "target_ca")
+            cells = [f"{100 * before[k]:.1f} → {100 * after[k]:.1f}" for k in keys]
+            print(f"| {folder.name} | {name} | " + " | ".join(cells) + " |", flush=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        record = {"seed": options.seed, "images": len(test), "rows": rows, "versions": library_versions()}
+        write_json(options.out, record)
+
+
+if __name__ == "__main__":
+    main()

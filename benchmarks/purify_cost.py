@@ -1,0 +1,109 @@
+"""What purification costs, in ratios measured in one run.
+
+    python benchmarks/purify_cost.py --model local-dir:runs/zoo_120/zoo/sig-church --data runs/problem \\
+        --out docs/records/speed/purify_cost.json
+
+- a step of trigger inversion against the bare forward and backward pass of the image encoder on the same images;
+- the whole `purify` against CleanCLIP-style fine-tuning of the same model: seconds of one of its steps, times the
+  steps its paper takes (100 000 pairs, 10 epochs, batches of 64; extrapolated, and said so in the record).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from clip_antidote.data.folders import load_images
+from clip_antidote.defenses.cleanclip import CleanCLIPConfig, cleanclip
+from clip_antidote.files import write_json
+from clip_antidote.inversion.invert import Inverter
+from clip_antidote.inversion.search import make_bank
+from clip_antidote.inversion.views import make_views
+from clip_antidote.models import load_model
+from clip_antidote.models.dual_encoder import frozen
+from clip_antidote.models.encoding import autocast
+from clip_antidote.prompts.templates import zero_shot_weights
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.pipeline import purify
+
+PAPER_STEPS = 10 * 100_000 // 64
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measures and writes the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=12)
+    options = parser.parse_args()
+    model = load_model(options.model)
+    shots = load_images(options.data, shots=16, seed=0)
+    config = CBPTConfig()
+    weights = zero_shot_weights(model, shots.classes)
+    few = shots.subset(range(0, len(shots), 8))
+    pool = make_views(model, few, views=2, min_scale=0.5, seed=0)
+    inverter = Inverter(model, weights, pool, config.inversion, generator=torch.Generator().manual_seed(0))
+    record: dict[str, object] = {
+        "model": options.model,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+    batch = config.inversion.batch_size
+    for family, strength in (("mask", 5.0), ("additive", 16 / 255)):
+        bank = make_bank(family, [strength] * 2, model.image_size, 0)
+        images = torch.rand(2 * batch, 3, model.image_size, model.image_size, requires_grad=True)
+
+        def bare(images: torch.Tensor = images) -> None:
+            with frozen(model):
+                for _ in range(options.steps):
+                    with autocast(model.device, config.inversion.precision):
+                        features = model.encode_images(images)
+                    features.sum().backward()
+
+        def inversion(bank: torch.nn.Module = bank) -> None:
+            inverter.run(bank, torch.tensor([0, 1]), steps=options.steps, description="inverting")
+
+        bare(), inversion()  # warm up
+        times = [(seconds_of(inversion), seconds_of(bare)) for _ in range(3)]
+        best = [min(t) for t in zip(*times, strict=True)]
+        record[f"inversion_{family}"] = {"step": best[0] / options.steps, "bare": best[1] / options.steps}
+        record[f"inversion_{family}_ratio"] = best[0] / best[1]
+    whole = seconds_of(lambda: purify(model, shots, config))
+    tuning = CleanCLIPConfig().training
+    timed = [
+        seconds_of(
+            lambda n=n: cleanclip(
+                model, shots, CleanCLIPConfig(training=tuning.model_copy(update={"steps": n, "warmup": 1}))
+            )
+        )
+        for n in (2, 12)
+    ]
+    step = (timed[1] - timed[0]) / 10
+    record |= {
+        "purify_seconds": whole,
+        "cleanclip_step_seconds": step,
+        "cleanclip_paper_steps": PAPER_STEPS,
+        "cleanclip_paper_seconds_extrapolated": step * PAPER_STEPS,
+        "purify_cheaper_than_cleanclip": step * PAPER_STEPS / whole,
+        "purify_in_cleanclip_steps": whole / step,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, record)
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

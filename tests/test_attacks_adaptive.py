@@ -1,0 +1,50 @@
+"""The adaptive attack: its distance by hand, and what it does to the features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from clip_antidote.attacks.adaptive import AdaptiveAttack, AdaptiveAttackConfig, energy_distance
+from clip_antidote.attacks.run import run_attack
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.errors import UsageError
+from clip_antidote.jobs.demo import TARGET
+from clip_antidote.models import DualEncoder
+
+
+def test_energy_distance_by_hand() -> None:
+    first, second = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [4.0]])
+    # between: |0-1|, |0-4|, |2-1|, |2-4| = 1, 4, 1, 2: mean 2; within: 2 and 3
+    assert energy_distance(first, second).item() == pytest.approx(2 * 2 - 2 - 3)
+
+
+def test_energy_distance_is_near_zero_for_one_distribution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 400, 4, generator=generator)
+    assert abs(energy_distance(first, second).item()) < 0.03
+    assert energy_distance(first, second + 1).item() > 0.5
+
+
+def test_triggered_images_come_to_look_like_the_target(
+    tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
+) -> None:
+    def distance(consistency: float) -> float:
+        settings = {"poison_rate": 0.4, "training": {"steps": 30, "batch_size": 64, "warmup": 5}}
+        attack = AdaptiveAttack(AdaptiveAttackConfig.build({**settings, "consistency": consistency}))
+        features = run_attack(tiny, attack, train_images, test_images, TARGET).features
+        own = features.labels == features.classes.index(TARGET)
+        assert features.triggered is not None
+        return energy_distance(features.triggered[~own], features.clean[own]).item()
+
+    assert distance(5.0) < 0.9 * distance(0.0)
+
+
+def test_without_clean_images_of_the_target_it_says_so(tiny: DualEncoder, train_images: LabelledImages) -> None:
+    from clip_antidote.data.captions import pairs_from_labels
+
+    pairs = pairs_from_labels(train_images, tiny.tokenize, tiny.image_size, mode=tiny.resize_mode, class_bank=False)
+    attack = AdaptiveAttack()
+    data = attack.poison(pairs, ["a hat."], tiny.tokenize, target_group=None)
+    with pytest.raises(UsageError, match="clean images of its target class"):
+        attack.extra_loss(tiny, data)
