@@ -109,9 +109,8 @@ def main() -> None:
             rows.append({"suspect": folder.name, "form": name, **rates(make(clean, data), features)})
             print(rows[-1], flush=True)
         write_json(options.out, {"seed": seed, "rows": rows, "versions": library_versions()})
-    print(
-        "| form | ASR (mean) | ASR (largest) | target CA | target CA at ASR 0.3 % | at 1 % |\n|---|---|---|---|---|---|"
-    )
+    heads = ("form", "ASR (mean)", "ASR (largest)", "target CA", "target CA at ASR 0.3 %", "at 1 %")
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for name in FORMS:
         own = [row for row in rows if row["form"] == name]
         cells = [f"{100 * mean(r['asr'] for r in own):.2f}", f"{100 * max(r['asr'] for r in own):.2f}"]
