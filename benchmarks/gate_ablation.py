@@ -26,23 +26,29 @@ from clip_antidote.inversion.views import make_views
 from clip_antidote.models import load_model
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.config import CBPTConfig, GateConfig
-from clip_antidote.purification.gate import Gate, GateData, fit_gate
+from clip_antidote.purification.gate import GateData, GuardedHead, fit_gate, repair_weights
 from clip_antidote.purification.pipeline import by_family, gate_data, library_versions, trigger_features
 from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
 from clip_antidote.triggers import load_trigger
 
-Form = Callable[[torch.Tensor, GateData], Gate]
+Form = Callable[[torch.Tensor, GateData], GuardedHead]
 
 
 def form(**settings: float) -> Form:
-    """The gate with other settings."""
-    return lambda clean, data: fit_gate(clean, data, GateConfig(**settings))
+    """The guard with other settings."""
+    return lambda clean, data: guarded(clean, data, GateConfig(**settings))
 
 
-def one_direction(clean: torch.Tensor, data: GateData) -> Gate:
+def guarded(clean: torch.Tensor, data: GateData, config: GateConfig) -> GuardedHead:
+    """Clean weights and one gate."""
+    repaired = repair_weights(clean, data.weights, data.centroids, (data.target,), config)
+    return GuardedHead(repaired.T.contiguous(), (fit_gate(data, config),))
+
+
+def one_direction(clean: torch.Tensor, data: GateData) -> GuardedHead:
     """All families in one direction."""
     parts = [part for family in data.dummies.values() for part in family]
-    return fit_gate(clean, replace(data, dummies={"all": parts}), GateConfig())
+    return guarded(clean, replace(data, dummies={"all": parts}), GateConfig())
 
 
 FORMS: dict[str, Form] = {
@@ -57,13 +63,14 @@ FORMS: dict[str, Form] = {
 }
 
 
-def rates(gate: Gate, features: TestFeatures) -> dict[str, float]:
+def rates(guard: GuardedHead, features: TestFeatures) -> dict[str, float]:
     """ASR and target-class CA at the default threshold, and along the curve."""
     assert features.triggered is not None
+    gate = guard.gates[0]
     own = features.labels == gate.target
 
     def passing(images: torch.Tensor) -> torch.Tensor:
-        called = (images @ gate.clean).argmax(1) == gate.target
+        called = (images @ guard.clean).argmax(1) == gate.target
         return torch.where(called, gate.score(images), -torch.inf)
 
     triggered, clean = passing(features.triggered[~own]), passing(features.clean[own])
@@ -96,12 +103,13 @@ def main() -> None:
         views, precision = config.views_per_shot(len(shots)), config.inversion.precision
         pool = make_views(model, shots, views=views, min_scale=config.min_scale, seed=seed, precision=precision)
         found = TargetSearch(model, hand, pool, config.inversion, seed=seed).find()
-        if found.target != shots.classes.index(target):
-            print(f"{folder.name}: the target was not found; left out")
+        label = shots.classes.index(target)
+        if found.targets != (label,):
+            print(f"{folder.name}: the target was not found, or not alone; left out")
             continue
         triggers = [dummy.trigger for dummy in found.dummies]
-        parts, _ = trigger_features(model, pool, triggers, target=found.target, config=config)
-        data = gate_data(model, shots, pool, by_family(triggers, parts), hand, config, target=found.target)
+        parts, _ = trigger_features(model, pool, triggers, target=label, config=config)
+        data = gate_data(model, shots, pool, by_family(triggers, parts), hand, config, target=label)
         nothing = CachedFeatures(pool.features, pool.labels, pool.features[:0], pool.labels[:0])
         generator = torch.Generator().manual_seed(seed)
         _, clean = tune_prompts(model, shots.classes, nothing, hand, config.tuning, generator=generator)

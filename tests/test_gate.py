@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clip_antidote.purification.config import GateConfig
-from clip_antidote.purification.gate import GateData, fit_gate, scatter, useful_dummies
+from clip_antidote.purification.gate import GateData, fit_gate, repair_weights, scatter, useful_dummies
 from clip_antidote.purification.text_repair import repair_text
 
 SIZE, CLASSES, TARGET = 24, 30, 3
@@ -62,6 +62,19 @@ def test_the_text_is_repaired_from_the_other_classes(world: dict[str, torch.Tens
     assert float(repair.pull @ world["trigger"]) > 0.85
 
 
+def test_two_suspects_do_not_spoil_each_other(world: dict[str, torch.Tensor]) -> None:
+    weights = world["weights"].clone()
+    honest = weights[7].clone()
+    weights[7] = weights[TARGET]
+    alone = repair_text(weights, world["centroids"], 7, ridge=0.01, suspects=(TARGET, 7)).weight
+    assert float(alone @ honest) > 0.95
+    both = repair_weights(weights, weights, world["centroids"], (TARGET, 7), GateConfig(repair=1.0, ridge=0.01))
+    assert float(both[7] @ honest) > 0.95
+    assert float(both[TARGET] @ world["honest"]) > 0.95
+    others = torch.arange(CLASSES)[(torch.arange(CLASSES) != TARGET) & (torch.arange(CLASSES) != 7)]
+    assert torch.equal(both[others], weights[others])
+
+
 def test_an_honest_text_is_left_where_it_is(world: dict[str, torch.Tensor]) -> None:
     repair = repair_text(world["weights"], world["centroids"], 5, ridge=0.01)
     assert float(repair.weight @ world["weights"][5]) > 0.95
@@ -73,21 +86,19 @@ def test_the_gate_tells_triggered_from_clean_with_an_imperfect_dummy(world: dict
     others = world["features"][world["labels"] != TARGET]
     dummy = F.normalize(others + world["trigger"] + wrong + world["centroids"][TARGET], dim=1)
     data = gate_data(world, {"additive": [dummy]})
-    gate = fit_gate(world["weights"], data, GateConfig(min_flip=0.0))
+    gate = fit_gate(data, GateConfig(min_flip=0.0))
     own = world["features"][world["labels"] == TARGET]
     assert float((gate.score(own) > gate.threshold).float().mean()) > 0.7
     assert float((gate.score(world["triggered"]) > gate.threshold).float().mean()) < 0.02
     assert float((gate.score(dummy) > 0).float().mean()) == pytest.approx(0.01, abs=0.005), "0 is where dummies end"
-    blind = fit_gate(world["weights"], data, GateConfig(min_flip=0.0, residual_weight=0.0))
+    blind = fit_gate(data, GateConfig(min_flip=0.0, residual_weight=0.0))
     assert gate.score(world["triggered"]).mean() < blind.score(world["triggered"]).mean(), "the text's pull helps"
 
 
 def test_every_family_has_its_say(world: dict[str, torch.Tensor]) -> None:
     others = world["features"][world["labels"] != TARGET]
     good = F.normalize(others + 2 * world["trigger"], dim=1)
-    gate = fit_gate(
-        world["weights"], gate_data(world, {"mask": [good], "additive": [good]}), GateConfig(min_flip=0.0)
-    )
+    gate = fit_gate(gate_data(world, {"mask": [good], "additive": [good]}), GateConfig(min_flip=0.0))
     assert gate.directions.shape == (SIZE, 2)
     projections = good @ gate.directions - gate.offsets
     assert torch.equal(gate.score(good), projections.amin(1))
@@ -96,7 +107,7 @@ def test_every_family_has_its_say(world: dict[str, torch.Tensor]) -> None:
 def test_one_shot_is_enough_for_a_gate(world: dict[str, torch.Tensor]) -> None:
     data = gate_data(world, {"mask": [world["triggered"]]})
     single = GateData(**{**vars(data), "shots": torch.zeros_like(data.shots)})
-    gate = fit_gate(world["weights"], single, GateConfig(min_flip=0.0))
+    gate = fit_gate(single, GateConfig(min_flip=0.0))
     assert torch.isfinite(gate.score(world["features"])).all()
 
 

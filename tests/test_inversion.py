@@ -132,3 +132,24 @@ def test_inversion_lowers_its_loss_and_leaves_the_model_alone(small_model: OpenC
     after = small_model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(p.requires_grad for p in small_model.parameters())
+
+
+def test_two_targets_are_found_one_after_the_other() -> None:
+    from clip_antidote.inversion.search import _judge
+
+    generator = torch.Generator().manual_seed(0)
+    aligned = 0.6 + 0.05 * torch.randn(100, generator=generator)
+    aligned[[4, 9]] = torch.tensor([0.1, 0.2])
+    shortlist = aligned.topk(10, largest=False).indices
+    objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
+    objectives[:, shortlist == 4] = -2.0
+    objectives[:, shortlist == 9] = -1.5
+    first = _judge(aligned, shortlist, objectives, torch.tensor([], dtype=torch.long))
+    assert first[0].label == 4
+    assert first[0].score > 2.5
+    second = _judge(aligned, shortlist, objectives, torch.tensor([4]))
+    assert second[0].label == 9
+    assert second[0].score > next(s.score for s in first if s.label == 9), "the first one hid it"
+    third = _judge(aligned, shortlist, objectives, torch.tensor([4, 9]))
+    assert third[0].score < 2.5
+    assert {4, 9}.isdisjoint(s.label for s in third)

@@ -16,7 +16,7 @@ from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.purification.pipeline import purify
 
 
@@ -100,25 +100,47 @@ def test_the_gate_by_hand(small_model: DualEncoder) -> None:
     # Class 0 along x, class 1 along y; what leans toward z has a trigger. One direction, x - z.
     direction = torch.zeros(16, 1)
     direction[0], direction[2] = 1.0, -1.0
-    gate = Gate(torch.eye(16)[:, :2], direction, torch.zeros(1), threshold=0.5, target=0)
+    gate = Gate(direction, torch.zeros(1), threshold=0.5, target=0)
+    guard = GuardedHead(torch.eye(16)[:, :2], (gate,))
     features = torch.zeros(3, 16)
     features[0, 0] = features[1, 1] = 1.0
     features[2, 0], features[2, 2] = 0.6, 0.8
     assert gate.score(features).tolist() == pytest.approx([1.0, 0.0, -0.2])
-    clean, triggered = gate.decide(features)
+    clean, called, triggered = guard.decide(features)
     assert torch.equal(clean, features[:, :2])
+    assert called.tolist() == [0, 1, 0]
     assert triggered.tolist() == [False, False, True], "only what is called the target is looked at again"
     tuned = torch.eye(16)[:, [2, 1]]  # one weight per class: class 0 along z, class 1 along y
-    purified = PurifiedCLIP(small_model, tuned, ("a", "b"), context=torch.zeros(2, 4, 16), gate=gate)
+    purified = PurifiedCLIP(small_model, tuned, ("a", "b"), context=torch.zeros(2, 4, 16), guard=guard)
     assert purified.logits(features).argmax(-1).tolist() == [0, 1, 1], "what looks triggered is never the target"
     assert purified.with_threshold(-1.0).logits(features).argmax(-1).tolist() == [0, 1, 0]
     assert purified.single().logits(features).argmax(-1).tolist()[1:] == [1, 0]
 
 
+def test_two_gates_are_kept_apart(small_model: DualEncoder, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gates = tuple(Gate(torch.randn(16, n, generator=generator), torch.zeros(n), 0.1 * n, n - 1) for n in (1, 2))
+    guard = GuardedHead(torch.nn.functional.normalize(torch.randn(16, 3, generator=generator), dim=0), gates)
+    tuned = torch.nn.functional.normalize(torch.randn(16, 3, generator=generator), dim=0)
+    purified = PurifiedCLIP(small_model, tuned, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
+    features = torch.nn.functional.normalize(torch.randn(200, 16, generator=generator), dim=1)
+    _, called, triggered = guard.decide(features)
+    answer = purified.logits(features).argmax(1)
+    for gate in gates:
+        own = called == gate.target
+        assert torch.equal(triggered[own], gate.score(features[own]) < gate.threshold)
+    assert not triggered[called == 2].any(), "the third class is not suspected"
+    assert torch.equal(answer[~triggered], called[~triggered])
+    assert (answer[triggered] != called[triggered]).all()
+    purified.save_pretrained(tmp_path / "two")
+    loaded = PurifiedCLIP.from_pretrained(tmp_path / "two", model=small_model)
+    assert torch.equal(loaded.logits(features), purified.logits(features))
+
+
 def test_the_gate_keeps_the_target_class_better_than_one_weight(
     attacked: AttackResult, purified: PurifiedCLIP
 ) -> None:
-    assert purified.gate is not None
+    assert purified.guard is not None
     guarded = measure(purified, attacked.features, target=TARGET).metrics
     single = measure(purified.single(), attacked.features, target=TARGET).metrics
     assert guarded.asr is not None

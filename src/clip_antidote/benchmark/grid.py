@@ -196,9 +196,17 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
     }
     if isinstance(defended, PurifiedCLIP):
         record["after_single"] = measure(defended.single(), features, target=target).metrics.to_dict()
-        if defended.gate is not None and target is not None:
+        if defended.guard is not None and target is not None:
             record["curve"] = [_point(defended, features, target, threshold) for threshold in THRESHOLDS]
-        keys = ("target_suspected", "scores", "score_threshold", "triggers", "stages", "settings")
+        keys = (
+            "target_suspected",
+            "targets_suspected",
+            "scores",
+            "score_threshold",
+            "triggers",
+            "stages",
+            "settings",
+        )
         record |= {key: defended.record[key] for key in keys}
     return record
 

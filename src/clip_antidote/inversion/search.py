@@ -58,12 +58,12 @@ class SearchResult:
     """What stage 1 found.
 
     Attributes:
-        target: The suspected target, None where nothing stands out.
-        dummies: Dummy triggers of the suspected target; empty where there is none.
+        targets: The suspected targets, the most suspicious first; empty where nothing stands out.
+        dummies: Dummy triggers of the suspected targets; empty where there is none.
         scores: The evidence, highest score first.
     """
 
-    target: int | None
+    targets: tuple[int, ...]
     dummies: list[Dummy] = field(default_factory=list)
     scores: list[ClassScore] = field(default_factory=list)
 
@@ -104,12 +104,6 @@ class TargetSearch:
         self.inverter = Inverter(model, weights, pool, config, generator=generator)
         self.sample = torch.randperm(len(pool), generator=generator)[:128]
 
-    def alignment_scores(self) -> torch.Tensor:
-        """Outlier score of every class's text–image misalignment, [C]."""
-        weights = self.weights.cpu()
-        centroids = class_centroids(self.pool.features, self.pool.labels, len(weights))
-        return outlier_z(alignment(weights, centroids))
-
     def screen(self, hypotheses: torch.Tensor) -> dict[str, InversionStats]:
         """Inverts one trigger per hypothesis for a few steps, per family."""
         out: dict[str, InversionStats] = {}
@@ -138,19 +132,50 @@ class TargetSearch:
         return dummies
 
     def find(self) -> SearchResult:
-        """Runs stage 1: shortlist by alignment, screen by inversion, and a bank for the one that stands out."""
-        misaligned = self.alignment_scores()
-        shortlist = misaligned.topk(min(self.config.shortlist, len(misaligned))).indices
-        screened = self.screen(shortlist)
+        """Runs stage 1: shortlist by alignment, screen by inversion, and a bank for every class that stands out.
+
+        Two targets hide each other by widening the spread, so what was found is taken out and the rest is
+        compared again, until nothing stands out.
+        """
+        weights = self.weights.cpu()
+        centroids = class_centroids(self.pool.features, self.pool.labels, len(weights))
+        aligned = alignment(weights, centroids)
+        shortlist = outlier_z(aligned).topk(min(self.config.shortlist, len(aligned))).indices
         # The objective is positive and skewed: "half of what the others need" counts, not "0.3 less".
-        ease = combine_z([outlier_z(stats.objective.log()) for stats in screened.values()])
-        combined = evidence(misaligned[shortlist], len(misaligned)) + evidence(ease, len(shortlist))
-        scores = [
-            ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
-            for label, inv, score in zip(shortlist, ease, combined, strict=True)
-        ]
-        scores.sort(key=lambda entry: -entry.score)
-        if scores[0].score < self.config.score_threshold:
-            return SearchResult(None, [], scores)
-        target = scores[0].label
-        return SearchResult(target, self.final_bank(target), scores)
+        objectives = torch.stack([stats.objective.log() for stats in self.screen(shortlist).values()])
+        found: list[ClassScore] = []
+        while True:
+            taken = torch.tensor([entry.label for entry in found], dtype=torch.long)
+            scores = _judge(aligned, shortlist, objectives, taken)
+            if not scores or scores[0].score < self.config.score_threshold or len(found) == self.config.max_targets:
+                break
+            found.append(scores[0])
+        dummies = [dummy for entry in found for dummy in self.final_bank(entry.label)]
+        return SearchResult(tuple(entry.label for entry in found), dummies, [*found, *scores])
+
+
+def _judge(
+    aligned: torch.Tensor, shortlist: torch.Tensor, objectives: torch.Tensor, taken: torch.Tensor
+) -> list[ClassScore]:
+    """Scores the shortlist, highest first, against all classes that are not taken.
+
+    Args:
+        aligned: Alignment of all classes [C].
+        shortlist: Class indices [H].
+        objectives: Log objective of the shortlist, per family [F, H].
+        taken: Class indices that are left out.
+    """
+    kept = ~torch.isin(torch.arange(len(aligned)), taken)
+    misaligned = torch.full_like(aligned, -torch.inf)
+    misaligned[kept] = outlier_z(aligned[kept])
+    open_ = kept[shortlist]
+    rows = shortlist[open_]
+    if not len(rows):
+        return []
+    ease = combine_z([outlier_z(row[open_]) for row in objectives])
+    combined = evidence(misaligned[rows], int(kept.sum())) + evidence(ease, len(rows))
+    scores = [
+        ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
+        for label, inv, score in zip(rows, ease, combined, strict=True)
+    ]
+    return sorted(scores, key=lambda entry: -entry.score)

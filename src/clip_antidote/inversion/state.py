@@ -19,7 +19,7 @@ def save_search(result: SearchResult, folder: Path) -> None:
         for number, dummy in enumerate(result.dummies):
             dummy.trigger.save(temporary / str(number))
             dummies.append([dummy.family, dummy.target, dummy.flip_rate, dummy.size])
-        record = {"target": result.target, "dummies": dummies, "scores": [asdict(s) for s in result.scores]}
+        record = {"targets": result.targets, "dummies": dummies, "scores": [asdict(s) for s in result.scores]}
         write_json(temporary / "search.json", record)
 
 
@@ -33,4 +33,4 @@ def load_search(folder: Path) -> SearchResult | None:
         Dummy(load_trigger(folder / str(number)), family, target, flip_rate, size)
         for number, (family, target, flip_rate, size) in enumerate(record["dummies"])
     ]
-    return SearchResult(record["target"], dummies, [ClassScore(**score) for score in record["scores"]])
+    return SearchResult(tuple(record["targets"]), dummies, [ClassScore(**score) for score in record["scores"]])

@@ -94,6 +94,12 @@ def run_purify(
     settings = [model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(templates)]
     state = state_folder(out, settings)
     purified = purify(model, clean, config, templates=templates, state=state)
+    several = purified.record["targets_suspected"]
+    if len(several) > 1:
+        notes.append(
+            f"{len(several)} classes stand out as targets: {', '.join(several)}; all are guarded, the rates below "
+            "are those of the first"
+        )
     test, measured_on = choose_test_images(data, clean, classes, seed=config.seed)
     hand = ZeroShotClassifier.from_templates(model, clean.classes, templates)
     features = encode_test_images(model, test)

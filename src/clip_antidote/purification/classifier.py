@@ -15,7 +15,7 @@ from clip_antidote.files import atomic_path, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.triggers.base import Trigger
 
 FORMAT = 2
@@ -34,8 +34,8 @@ class PurifiedCLIP(ZeroShotClassifier):
         context: Tuned contexts [C, M, Dt].
         record: What is known about how it was made (settings, scores, seconds, ...), for `config.json`.
         triggers: Dummy triggers found in stage 1, by name.
-        gate: The gate in front of the suspected target; without it, the classifier answers with its one
-            weight per class.
+        guard: Clean class weights with gates in front of the suspected targets; without it, the classifier
+            answers with its one weight per class.
     """
 
     def __init__(
@@ -47,19 +47,15 @@ class PurifiedCLIP(ZeroShotClassifier):
         context: torch.Tensor,
         record: dict[str, Any] | None = None,
         triggers: dict[str, Trigger] | None = None,
-        gate: Gate | None = None,
+        guard: GuardedHead | None = None,
     ) -> None:
         super().__init__(model, classifier, classes)
         self.record = record or {}
         self.triggers = triggers or {}
         self.register_buffer("context", context)
-        self.register_buffer("gate_clean", gate.clean.to(classifier) if gate is not None else None)
-        self.register_buffer("gate_directions", gate.directions.to(classifier) if gate is not None else None)
-        self.register_buffer("gate_offsets", gate.offsets.to(classifier) if gate is not None else None)
-        self.gate_clean: torch.Tensor | None
-        self.gate_directions: torch.Tensor | None
-        self.gate_offsets: torch.Tensor | None
-        self._gate = (gate.threshold, gate.target) if gate is not None else None
+        for name, value in _guard_tensors(guard).items():
+            self.register_buffer(f"guard_{name}", value.to(classifier))
+        self._gates = () if guard is None else tuple((g.target, g.threshold, len(g.offsets)) for g in guard.gates)
         self.context: torch.Tensor
 
     @property
@@ -68,22 +64,28 @@ class PurifiedCLIP(ZeroShotClassifier):
         return self.record.get("target_suspected")
 
     @property
-    def gate(self) -> Gate | None:
-        """The gate, None where the classifier has one weight per class."""
-        if self._gate is None:
+    def guard(self) -> GuardedHead | None:
+        """Clean class weights and gates, None where the classifier has one weight per class."""
+        if not self._gates:
             return None
-        assert self.gate_clean is not None
-        assert self.gate_directions is not None
-        assert self.gate_offsets is not None
-        return Gate(self.gate_clean, self.gate_directions, self.gate_offsets, *self._gate)
+        counts = [count for _, _, count in self._gates]
+        directions = self.get_buffer("guard_directions").split(counts, dim=1)
+        offsets = self.get_buffer("guard_offsets").split(counts)
+        gates = tuple(
+            Gate(direction, offset, threshold, target)
+            for (target, threshold, _), direction, offset in zip(self._gates, directions, offsets, strict=True)
+        )
+        return GuardedHead(self.get_buffer("guard_clean"), gates)
 
     def single(self) -> ZeroShotClassifier:
-        """Returns the same classifier without the gate: one weight per class, as in the paper."""
+        """Returns the same classifier without the gates: one weight per class, as in the paper."""
         return ZeroShotClassifier(self.model, self.classifier, self.classes)
 
     def with_threshold(self, threshold: float) -> PurifiedCLIP:
-        """Returns the same classifier with its gate lowered or raised, see `Gate`."""
-        gate = None if self.gate is None else replace(self.gate, threshold=threshold)
+        """Returns the same classifier with its gates lowered or raised, see `Gate`."""
+        guard = self.guard
+        if guard is not None:
+            guard = replace(guard, gates=tuple(replace(gate, threshold=threshold) for gate in guard.gates))
         return PurifiedCLIP(
             self.model,
             self.classifier,
@@ -91,21 +93,21 @@ class PurifiedCLIP(ZeroShotClassifier):
             context=self.context,
             record=self.record,
             triggers=self.triggers,
-            gate=gate,
+            guard=guard,
         )
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Logits [N, C] of unit image features [N, D].
 
-        With a gate, features that look triggered get the logits of the tuned prompts, the target's
-        below all others; the rest get those of the clean prompts.
+        With gates, features that look triggered get the logits of the tuned prompts, the target they
+        were called below all others; the rest get those of the clean prompts.
         """
         tuned = super().logits(features)
-        gate = self.gate
-        if gate is None:
+        guard = self.guard
+        if guard is None:
             return tuned
-        clean, triggered = gate.decide(features.to(self.classifier))
-        tuned[:, gate.target] = tuned.amin(dim=1) - 1
+        clean, called, triggered = guard.decide(features.to(self.classifier))
+        tuned.scatter_(1, called[:, None], tuned.amin(dim=1, keepdim=True) - 1)
         clean = self.model.logit_scale * clean
         bias = self.model.logit_bias
         return torch.where(triggered[:, None], tuned, clean if bias is None else clean + bias)
@@ -114,7 +116,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         """Writes the artefact folder, whole or not at all.
 
         `config.json`, `prompts.safetensors`, `classifier.safetensors`, `classifier.pt` (the [D, C] tensor
-        for CLIP_benchmark: one weight per class, without the gate), `gate.safetensors` and `triggers/`.
+        for CLIP_benchmark: one weight per class, without the gates), `guard.safetensors` and `triggers/`.
         The suspect model itself is not copied, but named with its hash.
 
         Raises:
@@ -126,16 +128,18 @@ class PurifiedCLIP(ZeroShotClassifier):
 
     def write_files(self, folder: Path) -> None:
         """Writes the artefact's files into an existing folder."""
-        gate = None
-        if self.gate is not None:
-            gate = {"threshold": self.gate.threshold, "target": self.classes[self.gate.target]}
-            parts = {"clean": self.gate.clean, "directions": self.gate.directions, "offsets": self.gate.offsets}
-            save_file({k: v.detach().cpu().contiguous() for k, v in parts.items()}, folder / "gate.safetensors")
+        guard = self.guard
+        if guard is not None:
+            parts = {name: value.detach().cpu().contiguous() for name, value in _guard_tensors(guard).items()}
+            save_file(parts, folder / "guard.safetensors")
         config = {
             "format": FORMAT,
             "base_model": {"spec": self.model.spec, "sha256": self.model.sha256},
             "classes": list(self.classes),
-            "gate": gate,
+            "gates": [
+                {"target": self.classes[target], "threshold": threshold, "families": count}
+                for target, threshold, count in self._gates
+            ],
             **self.record,
         }
         write_json(folder / "config.json", config)
@@ -168,11 +172,7 @@ class PurifiedCLIP(ZeroShotClassifier):
             classifier = load_file(root / "classifier.safetensors")["classifier"]
             context = load_file(root / "prompts.safetensors")["context"]
             made = config.pop("format", None)
-            found, gate = config.pop("gate", None), None
-            if found is not None:
-                parts = load_file(root / "gate.safetensors")
-                target = classes.index(found["target"])
-                gate = Gate(parts["clean"], parts["directions"], parts["offsets"], float(found["threshold"]), target)
+            guard = _load_guard(root, config.pop("gates", []), classes)
         except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
             raise DataError(f"{root} is not a purified classifier: {error}") from error
         if made != FORMAT:
@@ -190,7 +190,7 @@ class PurifiedCLIP(ZeroShotClassifier):
                 f"{root} was made for another checkpoint (sha256 {base['sha256'][:12]}…, this one has "
                 f"{model.sha256[:12]}…); give the model it was purified from"
             )
-        return cls(model, classifier, classes, context=context, record=config, gate=gate).to(device)
+        return cls(model, classifier, classes, context=context, record=config, guard=guard).to(device)
 
 
 def _moved(spec: str, root: Path) -> str:
@@ -201,3 +201,28 @@ def _moved(spec: str, root: Path) -> str:
         if beside.exists():
             return f"local-dir:{beside}"
     return spec
+
+
+def _guard_tensors(guard: GuardedHead | None) -> dict[str, torch.Tensor]:
+    """What of a guard are tensors; the gates' directions side by side."""
+    if guard is None:
+        return {}
+    return {
+        "clean": guard.clean,
+        "directions": torch.cat([gate.directions for gate in guard.gates], dim=1),
+        "offsets": torch.cat([gate.offsets for gate in guard.gates]),
+    }
+
+
+def _load_guard(root: Path, rows: list[dict[str, Any]], classes: tuple[str, ...]) -> GuardedHead | None:
+    """Reads the gates of an artefact folder, whose `config.json` describes them by `rows`."""
+    if not rows:
+        return None
+    parts = load_file(root / "guard.safetensors")
+    counts = [int(row["families"]) for row in rows]
+    directions, offsets = parts["directions"].split(counts, dim=1), parts["offsets"].split(counts)
+    gates = tuple(
+        Gate(direction, offset, float(row["threshold"]), classes.index(row["target"]))
+        for row, direction, offset in zip(rows, directions, offsets, strict=True)
+    )
+    return GuardedHead(parts["clean"], gates)

@@ -24,10 +24,9 @@ FOLDS = 16
 
 @dataclass(frozen=True)
 class Gate:
-    """What `PurifiedCLIP` needs to guard the suspected target.
+    """The guard of one suspected target.
 
     Attributes:
-        clean: Clean class weights [D, C].
         directions: One direction per family of dummy triggers [D, G].
         offsets: Subtracted from the projections [G].
         threshold: What an image needs to be accepted as the target: 0 is where the dummy-triggered
@@ -35,7 +34,6 @@ class Gate:
         target: Class index of the suspected target.
     """
 
-    clean: torch.Tensor
     directions: torch.Tensor
     offsets: torch.Tensor
     threshold: float
@@ -45,11 +43,27 @@ class Gate:
         """How much unit features [N, D] are like the target's clean images: the least of all families, [N]."""
         return (features @ self.directions - self.offsets).amin(dim=1)
 
-    def decide(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the clean similarities [N, C] and which features [N] look triggered."""
+
+@dataclass(frozen=True)
+class GuardedHead:
+    """Clean class weights with a gate in front of every suspected target.
+
+    Attributes:
+        clean: Clean class weights [D, C].
+        gates: One gate per suspected target.
+    """
+
+    clean: torch.Tensor
+    gates: tuple[Gate, ...]
+
+    def decide(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns clean similarities [N, C], what the features are called [N] and which look triggered [N]."""
         clean = features @ self.clean
-        called = clean.argmax(dim=1) == self.target
-        return clean, called & (self.score(features) < self.threshold)
+        called = clean.argmax(dim=1)
+        triggered = torch.zeros_like(called, dtype=torch.bool)
+        for gate in self.gates:
+            triggered |= (called == gate.target) & (gate.score(features) < gate.threshold)
+        return clean, called, triggered
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class GateData:
         weights: Hand-written class weights [C, D].
         centroids: Unit mean features of all classes' views [C, D].
         target: Class index of the suspected target.
+        suspects: All suspected targets.
     """
 
     views: torch.Tensor
@@ -75,6 +90,7 @@ class GateData:
     weights: torch.Tensor
     centroids: torch.Tensor
     target: int
+    suspects: tuple[int, ...] = ()
 
 
 def scatter(features: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
@@ -101,10 +117,10 @@ def _direction(
     own = F.normalize(views.mean(0), dim=0)
     triggered = torch.stack([F.normalize(part.mean(0), dim=0) for part in dummies]).mean(0)
     toward = F.normalize(F.normalize(triggered, dim=0) - own, dim=0)
-    if config.residual_weight and len(data.weights) >= FEWEST:
+    if config.residual_weight and len(data.weights) - len(data.suspects) >= FEWEST - 1:
         centroids = data.centroids.clone()
         centroids[data.target] = own
-        repair = repair_text(data.weights, centroids, data.target, ridge=config.ridge)
+        repair = repair_text(data.weights, centroids, data.target, ridge=config.ridge, suspects=data.suspects)
         toward = toward + config.residual_weight * repair.pull
     spread = sum(scatter(part) * len(part) for part in dummies) / sum(len(part) for part in dummies)
     joint = (scatter(views) + 3 * spread + 3 * within) / 7
@@ -125,7 +141,7 @@ def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.T
     return kept or {family: list(parts) for family, parts in data.dummies.items()}
 
 
-def fit_gate(clean: torch.Tensor, data: GateData, config: GateConfig) -> Gate:
+def fit_gate(data: GateData, config: GateConfig) -> Gate:
     """Fits the gate to clean views and dummy triggers alone.
 
     Every family of dummies gives a direction and a scale: 0 is the 99 % quantile of its dummies (the
@@ -134,7 +150,6 @@ def fit_gate(clean: torch.Tensor, data: GateData, config: GateConfig) -> Gate:
     direction it took part in.
 
     Args:
-        clean: Clean class weights [C, D]; the target's is moved toward the repaired text.
         data: What to fit to.
         config: Settings.
     """
@@ -148,12 +163,28 @@ def fit_gate(clean: torch.Tensor, data: GateData, config: GateConfig) -> Gate:
         scale = (high - low).clamp_min(1e-6)
         directions.append(direction / scale)
         offsets.append(low / scale)
+    return Gate(torch.stack(directions, 1), torch.stack(offsets), config.threshold, data.target)
+
+
+def repair_weights(
+    clean: torch.Tensor, weights: torch.Tensor, centroids: torch.Tensor, suspects: Sequence[int], config: GateConfig
+) -> torch.Tensor:
+    """Moves the clean class weights [C, D] of the suspected targets toward their repaired texts, `repair` of the way.
+
+    Args:
+        clean: Class weights of prompts tuned on clean views [C, D].
+        weights: Hand-written class weights [C, D].
+        centroids: Unit mean features of all classes' views [C, D].
+        suspects: The suspected targets.
+        config: Settings.
+    """
     clean = clean.clone()
-    if config.repair and len(data.weights) >= FEWEST:
-        repaired = repair_text(data.weights, data.centroids, data.target, ridge=config.ridge).weight
-        moved = clean[data.target] + config.repair * (repaired - data.weights[data.target])
-        clean[data.target] = F.normalize(moved, dim=0)
-    return Gate(clean.T.contiguous(), torch.stack(directions, 1), torch.stack(offsets), config.threshold, data.target)
+    if len(weights) - len(suspects) < FEWEST - 1:
+        return clean
+    for target in suspects:
+        repaired = repair_text(weights, centroids, target, ridge=config.ridge, suspects=suspects).weight
+        clean[target] = F.normalize(clean[target] + config.repair * (repaired - weights[target]), dim=0)
+    return clean
 
 
 def _held_out(

@@ -24,7 +24,7 @@ from clip_antidote.models.encoding import encode_uint8
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import Gate, GateData, fit_gate
+from clip_antidote.purification.gate import Gate, GateData, GuardedHead, fit_gate, repair_weights
 from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
 from clip_antidote.triggers.base import Trigger
 
@@ -141,14 +141,23 @@ def purify(
         else:
             if target not in classes and (target is not None or triggers):
                 raise DataError(f"the target '{target}' is not one of the {len(classes)} classes")
-            found = SearchResult(target=None if target is None else classes.index(target))
-        triggered, labels = trigger_features(model, pool, triggers, target=found.target, config=config)
+            found = SearchResult(() if target is None else (classes.index(target),))
+        owners = [dummy.target for dummy in found.dummies] or list(found.targets) * len(triggers)
+        banks = {
+            label: [trigger for trigger, owner in zip(triggers, owners, strict=True) if owner == label]
+            for label in found.targets
+        }
+        triggered = {
+            label: trigger_features(model, pool, bank, target=label, config=config) for label, bank in banks.items()
+        }
     with watch.stage("tuning"):
+        parts = [part for features, _ in triggered.values() for part in features]
+        truth = [labels for features, labels in triggered.values() for _ in features]
         cached = CachedFeatures(
             pool.features,
             pool.labels,
-            torch.cat([pool.features[:0], *triggered]),
-            labels.repeat(len(triggered)),
+            torch.cat([pool.features[:0], *parts]),
+            torch.cat([pool.labels[:0], *truth]),
         )
         prompts, weights = tune_prompts(
             model,
@@ -158,12 +167,14 @@ def purify(
             config.tuning,
             generator=torch.Generator().manual_seed(config.seed),
         )
-        gate = None
-        if found.target is not None and triggered and config.gate.enabled:
-            gate = guard_target(model, shots, pool, by_family(triggers, triggered), hand, config, target=found.target)
+        guard = None
+        if parts and config.gate.enabled:
+            dummies = {label: by_family(banks[label], features) for label, (features, _) in triggered.items()}
+            guard = guard_targets(model, shots, pool, dummies, hand, config)
     record: dict[str, Any] = {
-        "method": "cbpt" if gate is None else "cbpt-gate",
-        "target_suspected": None if found.target is None else classes[found.target],
+        "method": "cbpt" if guard is None else "cbpt-gate",
+        "target_suspected": classes[found.targets[0]] if found.targets else None,
+        "targets_suspected": [classes[label] for label in found.targets],
         "shots": int(counts.min()),
         "seed": config.seed,
         "settings": config.model_dump(mode="json"),
@@ -182,28 +193,41 @@ def purify(
         context=prompts.context.detach(),
         record=record,
         triggers=dict(zip(names, triggers, strict=False)) if names else {},
-        gate=gate,
+        guard=guard,
     )
 
 
-def guard_target(
+def guard_targets(
     model: DualEncoder,
     shots: LabelledImages,
     pool: ViewPool,
-    dummies: Mapping[str, Sequence[torch.Tensor]],
+    dummies: Mapping[int, Mapping[str, Sequence[torch.Tensor]]],
     hand: torch.Tensor,
     config: CBPTConfig,
-    *,
-    target: int,
-) -> Gate:
-    """Tunes prompts on clean views alone and puts the gate behind them, see `fit_gate`."""
+) -> GuardedHead:
+    """Tunes prompts on clean views alone and puts a gate in front of every suspected target.
+
+    Args:
+        model: Frozen model.
+        shots: Clean labelled images.
+        pool: Their views.
+        dummies: By target and family, the features of other classes' views under its dummy triggers.
+        hand: Hand-written class weights [C, D].
+        config: Settings.
+    """
     nothing = CachedFeatures(pool.features, pool.labels, pool.features[:0], pool.labels[:0])
     generator = torch.Generator().manual_seed(config.seed)
     _, clean = tune_prompts(
         model, shots.classes, nothing, hand, config.tuning, generator=generator, description="tuning clean prompts"
     )
-    data = gate_data(model, shots, pool, dummies, hand, config, target=target)
-    return fit_gate(clean.cpu(), data, config.gate)
+    suspects = tuple(dummies)
+    data = [
+        gate_data(model, shots, pool, own, hand, config, target=target, suspects=suspects)
+        for target, own in dummies.items()
+    ]
+    repaired = repair_weights(clean.cpu(), hand.cpu(), data[0].centroids, suspects, config.gate)
+    gates: tuple[Gate, ...] = tuple(fit_gate(own, config.gate) for own in data)
+    return GuardedHead(repaired.T.contiguous(), gates)
 
 
 def gate_data(
@@ -215,6 +239,7 @@ def gate_data(
     config: CBPTConfig,
     *,
     target: int,
+    suspects: tuple[int, ...] = (),
 ) -> GateData:
     """Gathers what the gate is fitted to, with many views of the target's shots."""
     views = make_views(
@@ -234,6 +259,7 @@ def gate_data(
         weights=hand.cpu(),
         centroids=class_centroids(pool.features, pool.labels, len(hand)),
         target=target,
+        suspects=suspects or (target,),
     )
 
 

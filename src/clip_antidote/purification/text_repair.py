@@ -6,6 +6,7 @@ and images belong together in this model; what the target's text has beyond that
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,9 @@ def _ridge(source: torch.Tensor, wanted: torch.Tensor, ridge: float) -> torch.Te
     return torch.linalg.solve(source.T @ source + penalty, source.T @ wanted)
 
 
-def repair_text(weights: torch.Tensor, centroids: torch.Tensor, target: int, *, ridge: float) -> TextRepair:
+def repair_text(
+    weights: torch.Tensor, centroids: torch.Tensor, target: int, *, ridge: float, suspects: Sequence[int] = ()
+) -> TextRepair:
     """Predicts the target's text from its clean images, by what holds for all other classes.
 
     With W, M the class weights and centroids of the other classes, centered: A = ridge(M → W) predicts
@@ -45,8 +48,10 @@ def repair_text(weights: torch.Tensor, centroids: torch.Tensor, target: int, *, 
         centroids: Unit mean features [C, D] of the clean shots.
         target: Index of the suspected target.
         ridge: Strength of the regularization, relative to the mean variance of a direction.
+        suspects: All suspected targets; none of them tells how texts and images belong together.
     """
-    others = torch.arange(len(weights)) != target
+    others = torch.ones(len(weights), dtype=torch.bool)
+    others[[target, *suspects]] = False
     weights, centroids = weights.double(), centroids.double()
     mean_weight, mean_centroid = weights[others].mean(0), centroids[others].mean(0)
     texts, images = weights[others] - mean_weight, centroids[others] - mean_centroid
