@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from clip_antidote.benchmark.grid import (
     read_zoo,
     run_grid,
 )
-from clip_antidote.benchmark.tables import results_table, summary_table, zoo_table
+from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -91,6 +92,18 @@ def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tm
     list(prepare_zoo(grid, problem, out))
     assert (out / "zoo" / "clean-again" / "control.json").stat().st_mtime_ns == written, "nothing is made twice"
     assert "| oracle |" in summary_table(read_records(out))
+
+
+def test_the_curve_by_hand() -> None:
+    def run(*points: tuple[float, float, float]) -> dict[str, Any]:
+        rows = [{"threshold": t, "asr": asr, "target_ca": kept, "ca": 0.5, "pa": 0.25} for t, asr, kept in points]
+        return {"defense": "cbpt", "curve": rows}
+
+    records = [run((0.0, 0.02, 0.8), (1.0, 0.0, 0.4)), run((0.0, 0.04, 0.6), (1.0, 0.001, 0.2)), {"defense": "cbpt"}]
+    lines = curve_table(records).splitlines()
+    assert lines[2] == "| 0 | 50.0 | 3.00 | 4.00 | 25.0 | 70.0 | 60.0 |"
+    assert lines[3] == "| 1 | 50.0 | 0.05 | 0.10 | 25.0 | 30.0 | 20.0 |"
+    assert curve_table([{"defense": "cbpt"}]) == ""
 
 
 def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ COLUMNS = ("ca", "asr", "asr_floor", "pa", "target_ca")
 HEADS = ("CA", "ASR", "floor", "PA", "target CA")
 
 
-def _percent(values: Iterable[float | None]) -> str:
+def _percent(values: Iterable[float | None], digits: int = 1) -> str:
     known = [value for value in values if value is not None]
-    return f"{100 * mean(known):.1f}" if known else "–"
+    return f"{100 * mean(known):.{digits}f}" if known else "–"
 
 
 def _row(name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str:
@@ -21,7 +21,7 @@ def _row(name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str
 
 
 def both_heads(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Splits every record with a decoy into one with it and one with a weight per class only."""
+    """Splits every record with gates into one with them and one with a weight per class only."""
     out = []
     for record in records:
         out.append(record)
@@ -42,7 +42,7 @@ def results_table(records: list[dict[str, Any]]) -> str:
         lines.append(_row([suspect, "none"], [rows[0]["before"]], ["", "", ""]))
         for defense in dict.fromkeys(r["defense"] for r in rows):
             runs = sorted((r for r in rows if r["defense"] == defense), key=lambda r: r["seed"])
-            by_seed = " ".join(_percent([r["after"].get("asr")]) for r in runs)
+            by_seed = " ".join(_percent([r["after"].get("asr")], 2) for r in runs)
             named = sum(r["target_suspected"] == r["target"] for r in runs)
             seconds = f"{mean(r['seconds'] for r in runs):.0f}"
             lines.append(
@@ -54,19 +54,45 @@ def results_table(records: list[dict[str, Any]]) -> str:
 def summary_table(records: list[dict[str, Any]]) -> str:
     """One row per defense, means over all poisoned suspects and seeds in percent."""
     poisoned = [r for r in both_heads(records) if r["target"] is not None]
-    heads = ["defense", *HEADS, "largest ASR", "PA / PA of the oracle", "target named"]
+    heads = ["defense", *HEADS, "largest ASR", "PA / PA of the oracle", "PA / PA of the clean model", "target named"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     oracle = {(r["suspect"], r["seed"]): r["after"]["pa"] for r in poisoned if r["defense"] == "oracle"}
     undefended = list({r["suspect"]: r["before"] for r in poisoned}.values())
-    lines.append(_row(["none"], undefended, [_percent([max((m["asr"] for m in undefended), default=0)]), "", ""]))
+    lines.append(_row(["none"], undefended, [_percent([max((m["asr"] for m in undefended), default=0)]), "", "", ""]))
     for defense in dict.fromkeys(r["defense"] for r in poisoned):
         runs = [r for r in poisoned if r["defense"] == defense]
         shares = [
             r["after"]["pa"] / oracle[r["suspect"], r["seed"]] for r in runs if oracle.get((r["suspect"], r["seed"]))
         ]
+        kept = [r["after"]["pa"] / r["reference"]["pa"] for r in runs if r["reference"]]
         named = sum(r["target_suspected"] == r["target"] for r in runs)
-        largest = _percent([max(r["after"]["asr"] for r in runs)])
-        lines.append(_row([defense], [r["after"] for r in runs], [largest, _percent(shares), f"{named}/{len(runs)}"]))
+        more = [_percent([max(r["after"]["asr"] for r in runs)], 2), _percent(shares), _percent(kept)]
+        lines.append(_row([defense], [r["after"] for r in runs], [*more, f"{named}/{len(runs)}"]))
+    return "\n".join(lines)
+
+
+def curve_table(records: list[dict[str, Any]]) -> str:
+    """ASR against target-class CA along the gate's threshold, means over all runs whose target was found.
+
+    Runs without a gate have no curve; empty where there is none at all.
+    """
+    runs = [r for r in records if r.get("curve") and r["defense"] == "cbpt"]
+    if not runs:
+        return ""
+    heads = ["threshold", "CA", "ASR", "largest ASR", "PA", "target CA", "lowest target CA"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for points in zip(*(run["curve"] for run in runs), strict=True):
+        values = {key: [point[key] for point in points] for key in ("ca", "asr", "pa", "target_ca")}
+        cells = [
+            f"{points[0]['threshold']:g}",
+            _percent(values["ca"]),
+            _percent(values["asr"], 2),
+            _percent([max(values["asr"])], 2),
+            _percent(values["pa"]),
+            _percent(values["target_ca"]),
+            _percent([min(values["target_ca"])]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.markdown import Markdown
 
 from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, read_records, read_zoo, run_grid
-from clip_antidote.benchmark.tables import results_table, summary_table, zoo_table
+from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
 from clip_antidote.cli.common import ConfigFile, Device, console
 from clip_antidote.config import read_yaml
 from clip_antidote.purification.config import CBPTConfig
@@ -57,7 +57,8 @@ def zoo(out: Out) -> None:
 def table(out: Out) -> None:
     """Print the tables of the results as Markdown, and write them to tables.md."""
     records = read_records(out)
-    _print_table(f"{summary_table(records)}\n\n{results_table(records)}", out / "tables.md")
+    tables = [summary_table(records), results_table(records), curve_table(records)]
+    _print_table("\n\n".join(part for part in tables if part), out / "tables.md")
 
 
 def _print_table(text: str, file: Path) -> None:
