@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
-from clip_antidote.inversion.alignment import alignment, class_centroids
+from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
@@ -70,6 +70,14 @@ def test_alignment_singles_out_a_class_whose_text_left_its_images() -> None:
     scores = outlier_z(alignment(weights, centroids))
     assert scores.argmax() == 7
     assert scores[7] > 5
+
+
+def test_best_similarity_by_hand() -> None:
+    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    features = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [0.6, 0.8], [1.0, 0.0]])
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    assert torch.allclose(best_similarity(features, labels, weights, share=0.5), torch.tensor([0.9, 0.0]))
+    assert torch.allclose(best_similarity(features, labels, weights, share=0.01), torch.tensor([1.0, 0.0]))
 
 
 def test_class_centroids_by_hand() -> None:
@@ -140,16 +148,17 @@ def test_two_targets_are_found_one_after_the_other() -> None:
     generator = torch.Generator().manual_seed(0)
     aligned = 0.6 + 0.05 * torch.randn(100, generator=generator)
     aligned[[4, 9]] = torch.tensor([0.1, 0.2])
+    agreement = torch.stack([aligned, aligned])
     shortlist = aligned.topk(10, largest=False).indices
     objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
     objectives[:, shortlist == 4] = -2.0
     objectives[:, shortlist == 9] = -1.5
-    first = _judge(aligned, shortlist, objectives, torch.tensor([], dtype=torch.long))
+    first = _judge(agreement, shortlist, objectives, torch.tensor([], dtype=torch.long))
     assert first[0].label == 4
     assert first[0].score > 2.5
-    second = _judge(aligned, shortlist, objectives, torch.tensor([4]))
+    second = _judge(agreement, shortlist, objectives, torch.tensor([4]))
     assert second[0].label == 9
     assert second[0].score > next(s.score for s in first if s.label == 9), "the first one hid it"
-    third = _judge(aligned, shortlist, objectives, torch.tensor([4, 9]))
+    third = _judge(agreement, shortlist, objectives, torch.tensor([4, 9]))
     assert third[0].score < 2.5
     assert {4, 9}.isdisjoint(s.label for s in third)

@@ -1,4 +1,4 @@
-"""Text–image alignment of the classes: where to look for a target before any inversion."""
+"""How well texts and clean images of the classes agree: where to look for a target before any inversion."""
 
 from __future__ import annotations
 
@@ -28,3 +28,25 @@ def alignment(weights: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
     centered_weights = weights - weights.mean(0)
     centered_images = centroids - centroids.mean(0)
     return F.cosine_similarity(centered_weights, centered_images, dim=-1)
+
+
+def best_similarity(
+    features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, share: float = 0.2
+) -> torch.Tensor:
+    """Mean cosine of each class's text to those of its own images that are nearest to it.
+
+    The text of a poisoned class lies where no clean image comes, so even the best of them stay away; a class
+    that is merely diverse has images that come near.
+
+    Args:
+        features: Unit features [V, D].
+        labels: Classes [V]; every class has an image.
+        weights: Unit class weights [C, D].
+        share: Share of a class's images that count, at least one.
+
+    Returns:
+        Similarity [C] in [-1, 1].
+    """
+    own = (features * weights[labels]).sum(-1)
+    parts = [own[labels == label] for label in range(len(weights))]
+    return torch.stack([part.topk(max(1, round(share * len(part)))).values.mean() for part in parts])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from clip_antidote.inversion.alignment import alignment, class_centroids
+from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
@@ -42,7 +42,7 @@ class ClassScore:
 
     Attributes:
         label: Class index.
-        alignment: Outlier score of its text–image misalignment, see `outlier_z`.
+        alignment: Outlier score of the disagreement of its text and its images, see `outlier_z`.
         inversion: Outlier score of the ease of inversion, None where it was not tried.
         score: Both as evidence, −log10 of what chance would do, added; compared with the threshold.
     """
@@ -139,14 +139,16 @@ class TargetSearch:
         """
         weights = self.weights.cpu()
         centroids = class_centroids(self.pool.features, self.pool.labels, len(weights))
-        aligned = alignment(weights, centroids)
-        shortlist = outlier_z(aligned).topk(min(self.config.shortlist, len(aligned))).indices
+        features, labels = self.pool.features, self.pool.labels
+        agreement = torch.stack([alignment(weights, centroids), best_similarity(features, labels, weights)])
+        suspicion = combine_z([outlier_z(row) for row in agreement])
+        shortlist = suspicion.topk(min(self.config.shortlist, len(suspicion))).indices
         # The objective is positive and skewed: "half of what the others need" counts, not "0.3 less".
         objectives = torch.stack([stats.objective.log() for stats in self.screen(shortlist).values()])
         found: list[ClassScore] = []
         while True:
             taken = torch.tensor([entry.label for entry in found], dtype=torch.long)
-            scores = _judge(aligned, shortlist, objectives, taken)
+            scores = _judge(agreement, shortlist, objectives, taken)
             if not scores or scores[0].score < self.config.score_threshold or len(found) == self.config.max_targets:
                 break
             found.append(scores[0])
@@ -155,19 +157,19 @@ class TargetSearch:
 
 
 def _judge(
-    aligned: torch.Tensor, shortlist: torch.Tensor, objectives: torch.Tensor, taken: torch.Tensor
+    agreement: torch.Tensor, shortlist: torch.Tensor, objectives: torch.Tensor, taken: torch.Tensor
 ) -> list[ClassScore]:
     """Scores the shortlist, highest first, against all classes that are not taken.
 
     Args:
-        aligned: Alignment of all classes [C].
+        agreement: How well text and images of all classes agree, by two measures [2, C].
         shortlist: Class indices [H].
         objectives: Log objective of the shortlist, per family [F, H].
         taken: Class indices that are left out.
     """
-    kept = ~torch.isin(torch.arange(len(aligned)), taken)
-    misaligned = torch.full_like(aligned, -torch.inf)
-    misaligned[kept] = outlier_z(aligned[kept])
+    kept = ~torch.isin(torch.arange(agreement.shape[1]), taken)
+    misaligned = torch.full((len(kept),), -torch.inf)
+    misaligned[kept] = combine_z([outlier_z(row[kept]) for row in agreement])
     open_ = kept[shortlist]
     rows = shortlist[open_]
     if not len(rows):
