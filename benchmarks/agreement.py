@@ -4,7 +4,7 @@
         --out docs/records/agreement.json
 
 For every model the evidence (see `inversion/evidence.py`) of its target and of the highest other class, by
-alignment, by the best images, and by both. Folders of `benchmark prepare`; clean controls and `--clean` have no target.
+alignment, by the best images, and by both. Folders of `benchmark prepare`; clean controls and `--clean` have none.
 """
 
 from __future__ import annotations
