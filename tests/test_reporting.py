@@ -93,6 +93,13 @@ def test_names_from_folders_cannot_become_markup(report: dict[str, Any]) -> None
     assert re.findall(r'alt="([^"]*)"', page).count("&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;") == 2
 
 
+def test_both_heads_are_shown_where_there_are_two(report: dict[str, Any]) -> None:
+    assert "One weight per class" not in text_of(render_html(report, [], []))
+    page = text_of(render_html({**report, "after_single": metrics(ca=0.612, asr=0.0)}, [], []))
+    assert "One weight per class" in page
+    assert "61.2" in page
+
+
 def test_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
     png = to_png(torch.rand(3, 4, 4))
     page = render_html(report, [Picture("mask-0", "a mask", png)], [Sample(png, "hat", "hat", "hat", "clean")])

@@ -103,6 +103,7 @@ def run_purify(
     test, measured_on = choose_test_images(data, clean, classes, seed=config.seed)
     hand = ZeroShotClassifier.from_templates(model, clean.classes, templates)
     features = encode_test_images(model, test)
+    single = measure(purified.single(), features, target=purified.target_suspected)
     report = build_report(
         purified,
         command="purify",
@@ -112,6 +113,7 @@ def run_purify(
         before=measure(hand, features, target=purified.target_suspected),
         after=measure(purified, features, target=purified.target_suspected),
         warnings=notes,
+        extra=None if purified.guard is None else {"after_single": single.metrics.to_dict()},
     )
     samples = pick_samples(purified, hand, test, trigger=None, target=purified.target_suspected)
     write_artefact(out, purified, report, pixels[0].float() / 255, samples)

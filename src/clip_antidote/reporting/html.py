@@ -108,13 +108,13 @@ def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Gathers the metrics that were measured before or after, in the order of `METRICS`.
 
     Returns:
-        One dict per row: "metric", "before", "after" and "reference" (each a dict with "rate", "interval",
+        One dict per row: "metric", "before", "after", "after_single" and "reference" (each a dict with "rate", "interval",
         "count"), "change" (a difference of fractions or None) and "verdict" ("good", "bad" or "").
     """
     rows = []
     for metric in METRICS:
         cells = {}
-        for column in ("before", "after", "reference"):
+        for column in ("before", "after", "after_single", "reference"):
             values = report.get(column) or {}
             names = {"rate": "", "interval": "_interval", "count": "_count"}
             cells[column] = {name: values.get(metric.key + end) for name, end in names.items()}
