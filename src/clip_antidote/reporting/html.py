@@ -108,8 +108,8 @@ def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Gathers the metrics that were measured before or after, in the order of `METRICS`.
 
     Returns:
-        One dict per row: "metric", "before", "after", "after_single" and "reference" (each a dict with "rate", "interval",
-        "count"), "change" (a difference of fractions or None) and "verdict" ("good", "bad" or "").
+        One dict per row: "metric", "before", "after", "after_single", "reference" (each a dict with "rate",
+        "interval", "count"), "change" (a difference of fractions or None) and "verdict" ("good", "bad" or "").
     """
     rows = []
     for metric in METRICS:
