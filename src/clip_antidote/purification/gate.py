@@ -105,8 +105,22 @@ def scatter(features: torch.Tensor, groups: torch.Tensor | None = None) -> torch
     return rest.T @ rest / len(rest)
 
 
+@dataclass(frozen=True)
+class _Family:
+    """One family of dummies: the mean direction [D] of its features and their scatter [D, D]."""
+
+    mean: torch.Tensor
+    spread: torch.Tensor
+
+    @classmethod
+    def of(cls, dummies: Sequence[torch.Tensor]) -> _Family:
+        mean = torch.stack([F.normalize(part.mean(0), dim=0) for part in dummies]).mean(0)
+        total = torch.stack([scatter(part) * len(part) for part in dummies]).sum(0)
+        return cls(F.normalize(mean, dim=0), total / sum(len(part) for part in dummies))
+
+
 def _direction(
-    views: torch.Tensor, dummies: Sequence[torch.Tensor], within: torch.Tensor, data: GateData, config: GateConfig
+    views: torch.Tensor, family: _Family, within: torch.Tensor, data: GateData, config: GateConfig
 ) -> torch.Tensor:
     """Fisher's discriminant [D] between the target's clean views and one family of dummies.
 
@@ -115,15 +129,13 @@ def _direction(
     the first, which few shots give, with a third of the weight of the others.
     """
     own = F.normalize(views.mean(0), dim=0)
-    triggered = torch.stack([F.normalize(part.mean(0), dim=0) for part in dummies]).mean(0)
-    toward = F.normalize(F.normalize(triggered, dim=0) - own, dim=0)
+    toward = F.normalize(family.mean - own, dim=0)
     if config.residual_weight and len(data.weights) - len(data.suspects) >= FEWEST - 1:
         centroids = data.centroids.clone()
         centroids[data.target] = own
         repair = repair_text(data.weights, centroids, data.target, ridge=config.ridge, suspects=data.suspects)
         toward = toward + config.residual_weight * repair.pull
-    spread = sum(scatter(part) * len(part) for part in dummies) / sum(len(part) for part in dummies)
-    joint = (scatter(views) + 3 * spread + 3 * within) / 7
+    joint = (scatter(views) + 3 * family.spread + 3 * within) / 7
     size = len(joint)
     joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
     direction = -torch.linalg.solve(joint, toward.double())
@@ -157,9 +169,10 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
     within = scatter(data.features, data.labels)
     directions, offsets = [], []
     for parts in dummies.values():
-        direction = _direction(data.views, parts, within, data, config)
+        family = _Family.of(parts)
+        direction = _direction(data.views, family, within, data, config)
         low = torch.stack([(part @ direction).quantile(0.99) for part in parts]).amax()
-        high = _held_out(direction, parts, within, data, config).median()
+        high = _held_out(direction, family, within, data, config).median()
         scale = (high - low).clamp_min(1e-6)
         directions.append(direction / scale)
         offsets.append(low / scale)
@@ -188,7 +201,7 @@ def repair_weights(
 
 
 def _held_out(
-    direction: torch.Tensor, dummies: Sequence[torch.Tensor], within: torch.Tensor, data: GateData, config: GateConfig
+    direction: torch.Tensor, family: _Family, within: torch.Tensor, data: GateData, config: GateConfig
 ) -> torch.Tensor:
     """Scores [T] of the target's views by directions fitted without their shots."""
     ids = data.shots.unique()
@@ -197,5 +210,5 @@ def _held_out(
     scores = torch.empty(len(data.views))
     for part in ids.tensor_split(min(FOLDS, len(ids))):
         out = torch.isin(data.shots, part)
-        scores[out] = data.views[out] @ _direction(data.views[~out], dummies, within, data, config)
+        scores[out] = data.views[out] @ _direction(data.views[~out], family, within, data, config)
     return scores
