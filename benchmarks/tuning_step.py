@@ -6,7 +6,7 @@ The text tower has random weights; the class names are ImageNet's. Naive is what
 classes at once, all tokens of the context (77), everything kept for the backward pass. Ours cuts the
 prompts at their end token, sorts them by length and runs them in chunks, each of which is computed again in
 the backward pass. Every variant runs in a process of its own, one after the other; memory is the growth of its
-peak resident set over a model that is loaded and idle (on a GPU, torch's peak allocation).
+peak resident set over the loaded and idle model (Linux; on a GPU, torch's peak allocation).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,11 +33,23 @@ from clip_antidote.purification.config import TuningConfig
 from clip_antidote.purification.losses import anchor_loss, classification_loss
 
 
-def peak_bytes(device: str) -> int:
-    """Peak memory of this process so far."""
+def reset_peak(device: str) -> int:
+    """Forgets the peak so far and returns the memory in use; on CPUs by Linux's own counters."""
     if device != "cpu":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def peak_bytes(device: str) -> int:
+    """Peak memory of this process since `reset_peak`."""
+    return torch.cuda.max_memory_allocated() if device != "cpu" else _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def naive_weights(model: OpenCLIPEncoder, context: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -66,7 +77,7 @@ def step(options: argparse.Namespace) -> None:
     features = torch.nn.functional.normalize(torch.randn(512, width, generator=generator), dim=1).to(device)
     anchor = torch.nn.functional.normalize(torch.randn(len(names), width, generator=generator), dim=1).to(device)
     labels = torch.randint(len(names), (512,), generator=generator).to(device)
-    idle, seconds = peak_bytes(device), []
+    idle, seconds = reset_peak(device), []
     with frozen(model):
         for _ in range(options.repeats):
             prompts.zero_grad(set_to_none=True)
