@@ -162,3 +162,18 @@ def test_two_targets_are_found_one_after_the_other() -> None:
     third = _judge(agreement, shortlist, objectives, torch.tensor([4, 9]))
     assert third[0].score < 2.5
     assert {4, 9}.isdisjoint(s.label for s in third)
+
+
+def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:
+    from clip_antidote.inversion.search import _judge
+
+    generator = torch.Generator().manual_seed(0)
+    agreement = 0.6 + 0.05 * torch.randn(2, 100, generator=generator)
+    shortlist = agreement.sum(0).topk(10, largest=False).indices
+    objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
+    objectives[:, 5] = -3.0  # far easier than all others, but its text agrees better than that of five others
+    scores = _judge(agreement, shortlist, objectives, torch.tensor([], dtype=torch.long))
+    easy = next(score for score in scores if score.label == int(shortlist[5]))
+    assert easy.inversion is not None
+    assert easy.inversion > 4
+    assert scores[0].score < 2.5

@@ -44,7 +44,8 @@ class ClassScore:
         label: Class index.
         alignment: Outlier score of the disagreement of its text and its images, see `outlier_z`.
         inversion: Outlier score of the ease of inversion, None where it was not tried.
-        score: Both as evidence, −log10 of what chance would do, added; compared with the threshold.
+        score: The disagreement as evidence, −log10 of what chance would do; for the class that leads in it,
+            that of the inversion is added. Compared with the threshold.
     """
 
     label: int
@@ -175,7 +176,10 @@ def _judge(
     if not len(rows):
         return []
     ease = combine_z([outlier_z(row[open_]) for row in objectives])
-    combined = evidence(misaligned[rows], int(kept.sum())) + evidence(ease, len(rows))
+    # Some classes attract triggers in clean models too, so ease alone convicts nobody: it counts for the
+    # class whose text and images disagree most, and only for that one.
+    leads = misaligned[rows] == misaligned[rows].max()
+    combined = evidence(misaligned[rows], int(kept.sum())) + leads * evidence(ease, len(rows))
     scores = [
         ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
         for label, inv, score in zip(rows, ease, combined, strict=True)
