@@ -158,8 +158,8 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
 
     Every family of dummies gives a direction and a scale: 0 is the 99 % quantile of its dummies (the
     largest over the family), 1 the median of the target's clean views, each scored by a direction that
-    was fitted without its own shot. With a single shot nothing can be held out, and it is scored by the
-    direction it took part in.
+    was fitted without its own shot. With a single shot nothing can be held out; what it scores by the
+    direction it took part in is far too high, and 1 is put half-way to it.
 
     Args:
         data: What to fit to.
@@ -172,7 +172,8 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
         family = _Family.of(parts)
         direction = _direction(data.views, family, within, data, config)
         low = torch.stack([(part @ direction).quantile(0.99) for part in parts]).amax()
-        high = _held_out(direction, family, within, data, config).median()
+        held_out = _held_out(family, within, data, config)
+        high = held_out.median() if held_out is not None else (low + (data.views @ direction).median()) / 2
         scale = (high - low).clamp_min(1e-6)
         directions.append(direction / scale)
         offsets.append(low / scale)
@@ -200,13 +201,11 @@ def repair_weights(
     return clean
 
 
-def _held_out(
-    direction: torch.Tensor, family: _Family, within: torch.Tensor, data: GateData, config: GateConfig
-) -> torch.Tensor:
-    """Scores [T] of the target's views by directions fitted without their shots."""
+def _held_out(family: _Family, within: torch.Tensor, data: GateData, config: GateConfig) -> torch.Tensor | None:
+    """Scores [T] of the target's views by directions fitted without their shots; None with a single shot."""
     ids = data.shots.unique()
     if len(ids) < 2:
-        return data.views @ direction
+        return None
     scores = torch.empty(len(data.views))
     for part in ids.tensor_split(min(FOLDS, len(ids))):
         out = torch.isin(data.shots, part)
