@@ -30,7 +30,7 @@ def test_triggered_images_come_to_look_like_the_target(
     tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
 ) -> None:
     def distance(consistency: float) -> float:
-        settings = {"poison_rate": 0.4, "training": {"steps": 30, "batch_size": 64, "warmup": 5}}
+        settings = {"poison_rate": 0.4, "training": {"steps": 20, "batch_size": 64, "warmup": 5}}
         attack = AdaptiveAttack(AdaptiveAttackConfig.build({**settings, "consistency": consistency}))
         features = run_attack(tiny, attack, train_images, test_images, TARGET).features
         own = features.labels == features.classes.index(TARGET)
