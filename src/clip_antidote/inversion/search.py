@@ -16,6 +16,9 @@ from clip_antidote.inversion.views import ViewPool
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.triggers.base import Trigger
 
+NEAR = 0.9
+"""Share of the leader's disagreement from which on the ease of inversion counts."""
+
 
 @dataclass(frozen=True)
 class Dummy:
@@ -44,8 +47,8 @@ class ClassScore:
         label: Class index.
         alignment: Outlier score of the disagreement of its text and its images, see `outlier_z`.
         inversion: Outlier score of the ease of inversion, None where it was not tried.
-        score: The disagreement as evidence, −log10 of what chance would do; for the class that leads in it,
-            that of the inversion is added. Compared with the threshold.
+        score: The disagreement as evidence, −log10 of what chance would do; for classes that lead in it or come
+            near, that of the inversion is added. Compared with the threshold.
     """
 
     label: int
@@ -176,9 +179,9 @@ def _judge(
     if not len(rows):
         return []
     ease = combine_z([outlier_z(row[open_]) for row in objectives])
-    # Some classes attract triggers in clean models too, so ease alone convicts nobody: it counts for the
-    # class whose text and images disagree most, and only for that one.
-    leads = misaligned[rows] == misaligned[rows].max()
+    # Some classes attract triggers in clean models too, so ease alone convicts nobody: it counts only for
+    # classes whose text and images disagree about as much as those of the leader.
+    leads = misaligned[rows] >= NEAR * misaligned[rows].max()
     combined = evidence(misaligned[rows], int(kept.sum())) + leads * evidence(ease, len(rows))
     scores = [
         ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
