@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--skip-naive", action="store_true", help="where it would not fit into memory")
     parser.add_argument("--variant", choices=("naive", "ours"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
@@ -114,6 +115,9 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for variant in ("ours", "naive"):
+            if variant == "naive" and options.skip_naive:
+                found[variant] = None
+                continue
             names = ("model", "classes", "chunk", "repeats", "device")
             given = [part for name in names for part in (f"--{name}", str(getattr(options, name)))]
             command = [sys.executable, __file__, *given, "--variant", variant, "--out", folder]
