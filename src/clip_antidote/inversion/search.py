@@ -136,7 +136,7 @@ class TargetSearch:
         return dummies
 
     def find(self) -> SearchResult:
-        """Runs stage 1: shortlist by alignment, screen by inversion, and a bank for every class that stands out.
+        """Runs stage 1: shortlist by disagreement, screen by inversion, a bank for every class that stands out.
 
         Two targets hide each other by widening the spread, so what was found is taken out and the rest is
         compared again, until nothing stands out.
