@@ -49,9 +49,11 @@ def grad_cam(model: DualEncoder, image: torch.Tensor, logits_of: ZeroShotClassif
     """Grad-CAM (Selvaraju et al. 2017) of the class an image is called, at the last feature map."""
     maps: list[torch.Tensor] = []
 
-    def keep(_: torch.nn.Module, __: object, output: object) -> None:
+    def keep(_: torch.nn.Module, __: object, output: object) -> object:
         if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[-2:]) > 1:
             maps.append(output)
+            return output.clone()  # what follows may work in place
+        return output
 
     hooks = [module.register_forward_hook(keep) for module in model.modules()]
     features = model.encode_images(image[None].requires_grad_(True))
