@@ -132,6 +132,9 @@ def test_two_gates_are_kept_apart(small_model: DualEncoder, tmp_path: Path) -> N
     assert not triggered[called == 2].any(), "the third class is not suspected"
     assert torch.equal(answer[~triggered], called[~triggered])
     assert (answer[triggered] != called[triggered]).all()
+    moving = features.clone().requires_grad_(True)
+    purified.logits(moving).amax(dim=1).sum().backward()
+    assert moving.grad is not None, "the answer can be traced back to the image"
     purified.save_pretrained(tmp_path / "two")
     loaded = PurifiedCLIP.from_pretrained(tmp_path / "two", model=small_model)
     assert torch.equal(loaded.logits(features), purified.logits(features))

@@ -107,7 +107,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         if guard is None:
             return tuned
         clean, called, triggered = guard.decide(features.to(self.classifier))
-        tuned.scatter_(1, called[:, None], tuned.amin(dim=1, keepdim=True) - 1)
+        tuned = tuned.scatter(1, called[:, None], tuned.amin(dim=1, keepdim=True) - 1)
         clean = self.model.logit_scale * clean
         bias = self.model.logit_bias
         return torch.where(triggered[:, None], tuned, clean if bias is None else clean + bias)
