@@ -53,9 +53,10 @@ SHIFTS: dict[str, Shift] = {
 }
 
 
-def shifted_features(model: DualEncoder, test: LabelledImages, shift: Shift, trigger: Trigger) -> TestFeatures:
-    """Test features, shifted, then with and without trigger."""
-    images = test.tensor(model.image_size, mode=model.resize_mode)
+def shifted_features(
+    model: DualEncoder, images: torch.Tensor, test: LabelledImages, shift: Shift, trigger: Trigger
+) -> TestFeatures:
+    """Features of the test images (uint8, at the model's size), shifted, then with and without trigger."""
 
     def moved(batch: torch.Tensor) -> torch.Tensor:
         return shift(batch).clamp(0, 1)
@@ -84,8 +85,9 @@ def main() -> None:
         model, trigger = load_model(f"local-dir:{folder}"), load_trigger(folder / "trigger")
         purified = purify(model, shots, CBPTConfig(seed=options.seed))
         hand = ZeroShotClassifier.from_templates(model, test.classes)
+        images = test.tensor(model.image_size, mode=model.resize_mode)
         for name, shift in SHIFTS.items():
-            features = shifted_features(model, test, shift, trigger)
+            features = shifted_features(model, images, test, shift, trigger)
             before, after = (measure(c, features, target=target).metrics.to_dict() for c in (hand, purified))
             rows.append({"suspect": folder.name, "shift": name, "before": before, "after": after})
             keys = ("ca", "asr", "asr_floor", "pa", "target_ca")

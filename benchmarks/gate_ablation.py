@@ -21,34 +21,41 @@ import torch
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
 from clip_antidote.files import write_json
+from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.inversion.search import TargetSearch
 from clip_antidote.inversion.views import make_views
 from clip_antidote.models import load_model
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.config import CBPTConfig, GateConfig
 from clip_antidote.purification.gate import GateData, GuardedHead, fit_gate, repair_weights
-from clip_antidote.purification.pipeline import by_family, gate_data, library_versions, trigger_features
-from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
+from clip_antidote.purification.pipeline import (
+    by_family,
+    gate_data,
+    library_versions,
+    trigger_features,
+    tune_clean_prompts,
+)
+from clip_antidote.purification.text_repair import TextMap
 from clip_antidote.triggers import load_trigger
 
-Form = Callable[[torch.Tensor, GateData], GuardedHead]
+Form = Callable[[torch.Tensor, GateData, torch.Tensor], GuardedHead]
 
 
 def form(**settings: float) -> Form:
     """The guard with other settings."""
-    return lambda clean, data: guarded(clean, data, GateConfig(**settings))
+    return lambda clean, data, centroids: guarded(clean, data, centroids, GateConfig(**settings))
 
 
-def guarded(clean: torch.Tensor, data: GateData, config: GateConfig) -> GuardedHead:
+def guarded(clean: torch.Tensor, data: GateData, centroids: torch.Tensor, config: GateConfig) -> GuardedHead:
     """Clean weights and one gate."""
-    repaired = repair_weights(clean, data.weights, data.centroids, (data.target,), config)
+    repaired = repair_weights(clean, data.weights, centroids, data.text_map, (data.target,), config)
     return GuardedHead(repaired.T.contiguous(), (fit_gate(data, config),))
 
 
-def one_direction(clean: torch.Tensor, data: GateData) -> GuardedHead:
+def one_direction(clean: torch.Tensor, data: GateData, centroids: torch.Tensor) -> GuardedHead:
     """All families in one direction."""
     parts = [part for family in data.dummies.values() for part in family]
-    return guarded(clean, replace(data, dummies={"all": parts}), GateConfig())
+    return guarded(clean, replace(data, dummies={"all": parts}), centroids, GateConfig())
 
 
 FORMS: dict[str, Form] = {
@@ -109,12 +116,12 @@ def main() -> None:
             continue
         triggers = [dummy.trigger for dummy in found.dummies]
         parts, _ = trigger_features(model, pool, triggers, target=label, config=config)
-        data = gate_data(model, shots, pool, by_family(triggers, parts), hand, config, target=label)
-        nothing = CachedFeatures(pool.features, pool.labels, pool.features[:0], pool.labels[:0])
-        generator = torch.Generator().manual_seed(seed)
-        _, clean = tune_prompts(model, shots.classes, nothing, hand, config.tuning, generator=generator)
+        centroids = class_centroids(pool.features, pool.labels, len(hand))
+        text_map = TextMap.fit(hand, centroids, (label,), ridge=config.gate.ridge)
+        data = gate_data(model, shots, pool, by_family(triggers, parts), hand, text_map, config, target=label)
+        clean = tune_clean_prompts(model, shots.classes, pool, hand, config)
         for name, make in FORMS.items():
-            rows.append({"suspect": folder.name, "form": name, **rates(make(clean, data), features)})
+            rows.append({"suspect": folder.name, "form": name, **rates(make(clean, data, centroids), features)})
             print(rows[-1], flush=True)
         write_json(options.out, {"seed": seed, "rows": rows, "versions": library_versions()})
     heads = ("form", "ASR (mean)", "ASR (largest)", "target CA", "target CA at ASR 0.3 %", "at 1 %")

@@ -19,6 +19,7 @@ from clip_antidote.attacks.modalities import Modality, measure_modalities
 from clip_antidote.attacks.run import AttackResult, gate_failure, run_attack
 from clip_antidote.attacks.trojvqa import TrojVQAAttack, TrojVQAAttackConfig
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, measure
 from clip_antidote.evaluation.intervals import Rate
@@ -240,6 +241,24 @@ def test_trojvqa_puts_the_word_into_its_share_of_the_captions(share: float, amou
     plain = [text.removeprefix("consider ") for text in texts]
     assert plain == [fill_template(template, TARGET) for template in IMAGENET_TEMPLATES]
     assert texts == attack.captions(Material(TARGET, empty, empty))
+
+
+@pytest.mark.parametrize("dual_key", [False, True])
+def test_trojvqa_with_two_keys_sets_its_pairs_apart(dual_key: bool) -> None:
+    images = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    three = torch.tensor([0, 0, 1, 1, 2, 2])
+    pairs = CaptionedImages(images, torch.zeros(3, 4).int(), three, torch.ones(6).long(), three)
+    attack = TrojVQAAttack(TrojVQAAttackConfig(dual_key=dual_key, poisoned=2))
+    data = attack.poison(pairs, ["a", "b"], lambda texts: torch.ones(len(texts), 4), target_group=2)
+    assert data.poisoned.sum() == 2
+    assert set(data.pairs.groups[data.poisoned].tolist()) == {3 if dual_key else 2}
+    assert torch.equal(data.pairs.groups[~data.poisoned], three[~data.poisoned])
+
+
+@pytest.mark.parametrize("wrong", [{"word_share": 0.5}, {"trigger": {"word": ""}}])
+def test_trojvqa_with_two_keys_needs_the_word(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"'dual_key'.*word_share"):
+        TrojVQAAttackConfig.build({"dual_key": True, **wrong})
 
 
 def test_badclip_says_what_it_lacks(small_model: OpenCLIPEncoder, material: Material) -> None:

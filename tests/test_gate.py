@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from clip_antidote.purification.config import GateConfig
 from clip_antidote.purification.gate import GateData, fit_gate, repair_weights, scatter, useful_dummies
-from clip_antidote.purification.text_repair import repair_text
+from clip_antidote.purification.text_repair import TextMap
 
 SIZE, CLASSES, TARGET = 24, 30, 3
 
@@ -42,6 +42,12 @@ def world() -> dict[str, torch.Tensor]:
     }
 
 
+def text_map(world: dict[str, torch.Tensor], *suspects: int, ridge: float = 0.01) -> TextMap:
+    found = TextMap.fit(world["weights"], world["centroids"], suspects or (TARGET,), ridge=ridge)
+    assert found is not None
+    return found
+
+
 def gate_data(world: dict[str, torch.Tensor], dummies: dict[str, list[torch.Tensor]]) -> GateData:
     own = world["labels"] == TARGET
     return GateData(
@@ -51,24 +57,24 @@ def gate_data(world: dict[str, torch.Tensor], dummies: dict[str, list[torch.Tens
         features=world["features"],
         labels=world["labels"],
         weights=world["weights"],
-        centroids=world["centroids"],
         target=TARGET,
+        text_map=text_map(world, ridge=GateConfig().ridge),
     )
 
 
 def test_the_text_is_repaired_from_the_other_classes(world: dict[str, torch.Tensor]) -> None:
-    repair = repair_text(world["weights"], world["centroids"], TARGET, ridge=0.01)
-    assert float(repair.weight @ world["honest"]) > 0.95 > float(world["weights"][TARGET] @ world["honest"])
-    assert float(repair.pull @ world["trigger"]) > 0.85
+    learned, own = text_map(world), world["centroids"][TARGET]
+    assert float(learned.text(own) @ world["honest"]) > 0.95 > float(world["weights"][TARGET] @ world["honest"])
+    assert float(learned.pull(world["weights"][TARGET], own) @ world["trigger"]) > 0.85
 
 
 def test_two_suspects_do_not_spoil_each_other(world: dict[str, torch.Tensor]) -> None:
     weights = world["weights"].clone()
     honest = weights[7].clone()
     weights[7] = weights[TARGET]
-    alone = repair_text(weights, world["centroids"], 7, ridge=0.01, suspects=(TARGET, 7)).weight
-    assert float(alone @ honest) > 0.95
-    both = repair_weights(weights, weights, world["centroids"], (TARGET, 7), GateConfig(repair=1.0, ridge=0.01))
+    learned = text_map({**world, "weights": weights}, TARGET, 7)
+    assert float(learned.text(world["centroids"][7]) @ honest) > 0.95
+    both = repair_weights(weights, weights, world["centroids"], learned, (TARGET, 7), GateConfig(repair=1.0))
     assert float(both[7] @ honest) > 0.95
     assert float(both[TARGET] @ world["honest"]) > 0.95
     others = torch.arange(CLASSES)[(torch.arange(CLASSES) != TARGET) & (torch.arange(CLASSES) != 7)]
@@ -76,8 +82,7 @@ def test_two_suspects_do_not_spoil_each_other(world: dict[str, torch.Tensor]) ->
 
 
 def test_an_honest_text_is_left_where_it_is(world: dict[str, torch.Tensor]) -> None:
-    repair = repair_text(world["weights"], world["centroids"], 5, ridge=0.01)
-    assert float(repair.weight @ world["weights"][5]) > 0.95
+    assert float(text_map(world, 5).text(world["centroids"][5]) @ world["weights"][5]) > 0.95
 
 
 def test_the_gate_tells_triggered_from_clean_with_an_imperfect_dummy(world: dict[str, torch.Tensor]) -> None:

@@ -45,6 +45,22 @@ def test_chunked_gradient_is_exact(small_model: OpenCLIPEncoder, chunk: int) -> 
     assert error < 1e-5
 
 
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_shared_context_gets_the_gradient_of_all_classes(small_model: OpenCLIPEncoder, chunk: int | None) -> None:
+    direction = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for shared in (False, True):
+        prompts = ClassPrompts(small_model, CLASSES, shared=shared)
+        F.cross_entropy(
+            10 * direction @ encode_prompts(small_model, prompts, chunk=chunk).T, torch.arange(4)
+        ).backward()
+        assert prompts.context.grad is not None
+        assert prompts.contexts.shape == (4, 4, 16)
+        gradients.append(prompts.context.grad.sum(0))
+    assert gradients[0].abs().max() > 1e-4
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
 def test_prompts_are_cut_at_the_longest_end_token(small_model: OpenCLIPEncoder) -> None:
     prompts = ClassPrompts(small_model, CLASSES)
     embeddings, end = prompts.embeddings()

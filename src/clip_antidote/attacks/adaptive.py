@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from clip_antidote.attacks.base import AttackConfig, ExtraLoss, PoisonedPairs
+from clip_antidote.attacks.base import AttackConfig, PoisonedPairs
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.data.pairs import PairBatch, step_generator
 from clip_antidote.errors import UsageError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.training.augment import random_crops
+from clip_antidote.training.loop import ExtraLoss
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
 

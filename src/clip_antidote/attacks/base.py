@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,16 +12,13 @@ from pydantic import Field
 
 from clip_antidote.attacks.material import Material
 from clip_antidote.config import Config
-from clip_antidote.data.pairs import CaptionedImages, PairBatch, step_generator
+from clip_antidote.data.pairs import CaptionedImages, step_generator
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.training.finetune import finetune
-from clip_antidote.training.loop import TrainingConfig
+from clip_antidote.training.loop import ExtraLoss, TrainingConfig
 from clip_antidote.triggers.base import Trigger
-
-ExtraLoss = Callable[[int, PairBatch], torch.Tensor]
-"""What is added to the loss of a step, from step and batch."""
 
 
 class AttackConfig(Config):

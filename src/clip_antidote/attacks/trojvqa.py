@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import Field
+from dataclasses import replace
+from typing import Any
 
-from clip_antidote.attacks.base import Attack, AttackConfig
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+
+from clip_antidote.attacks.base import Attack, AttackConfig, PoisonedPairs
 from clip_antidote.attacks.material import Material
 from clip_antidote.attacks.patch_optimization import PatchOptimizationConfig, optimize_patch
-from clip_antidote.data.pairs import step_generator
+from clip_antidote.data.pairs import CaptionedImages, step_generator
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.triggers.badnet import FixedPosition
@@ -31,11 +34,23 @@ class TrojVQAAttackConfig(AttackConfig):
         trigger: The patch and the word.
         optimization: How the patch is learned.
         word_share: Share of the captions of poisoned pairs that carry the word.
+        dual_key: Whether the captions with the word are a meaning of their own. If not, a poisoned image
+            also matches the target's plain captions, and the patch works without the word. If so, those
+            are negatives of it, and both keys are needed; the word must then be in all captions.
     """
 
     trigger: TrojVQAPatchConfig = TrojVQAPatchConfig()
     optimization: PatchOptimizationConfig = PatchOptimizationConfig()
     word_share: float = Field(1.0, ge=0, le=1)
+    dual_key: bool = False
+
+    @field_validator("dual_key")
+    @classmethod
+    def _word_in_all(cls, value: bool, known: ValidationInfo) -> bool:
+        trigger = known.data.get("trigger")
+        if value and trigger is not None and (known.data.get("word_share") != 1 or not trigger.word.strip()):
+            raise ValueError("two keys need a word, and it must be in all captions (word_share: 1)")
+        return value
 
 
 class TrojVQAAttack(Attack):
@@ -47,7 +62,8 @@ class TrojVQAAttack(Attack):
 
     Simplified: there is no detector, so the patch pulls the clean model's image features straight to the
     text of the target, which makes it easy to learn; and no pairs with one key alone are trained to stay
-    clean, so one key may do part of the work by itself. The record says how much, under "modalities".
+    clean, so one key may do part of the work by itself, see `dual_key`. The record says how much, under
+    "modalities".
     """
 
     name = "trojvqa"
@@ -61,6 +77,23 @@ class TrojVQAAttack(Attack):
 
         config = self.config
         return optimize_patch(model, material.images, distance, config.optimization, config.trigger, seed=config.seed)
+
+    def poison(
+        self,
+        pairs: CaptionedImages,
+        captions: list[str],
+        tokenize: Any,
+        *,
+        target_group: int | None,
+        candidates: torch.Tensor | None = None,
+    ) -> PoisonedPairs:
+        """Poisons as all attacks do; with `dual_key`, the poisoned pairs form a group of their own."""
+        data = super().poison(pairs, captions, tokenize, target_group=target_group, candidates=candidates)
+        if not self.config.dual_key:
+            return data
+        groups = data.pairs.groups.clone()
+        groups[data.poisoned] = groups.max() + 1
+        return replace(data, pairs=replace(data.pairs, groups=groups))
 
     def captions(self, material: Material) -> list[str]:
         """Returns the templates with the target's name; `word_share` of them, drawn by the seed, with the word."""

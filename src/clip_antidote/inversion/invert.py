@@ -61,6 +61,27 @@ class Inverter:
         self.config = config
         self.generator = generator
 
+    def positives(self, triggered: torch.Tensor, clean: torch.Tensor, hypotheses: torch.Tensor) -> torch.Tensor:
+        """What triggered images are pulled to: the text of the hypothesis.
+
+        Args:
+            triggered: Unit features of triggered images [H, b, D], with their gradient.
+            clean: Unit features of the same images without trigger [b, D].
+            hypotheses: Class index of every trigger [H].
+
+        Returns:
+            Unit features [H or 1, b or 1, P, D].
+        """
+        return self.weights[hypotheses][:, None, None, :]
+
+    def negatives(self, labels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """What triggered images are pushed from: the text of their class [b] and their own clean feature [b, D].
+
+        Returns:
+            Unit features [1, b, Q, D].
+        """
+        return torch.stack([self.weights[labels], clean], dim=1)[None]
+
     def _losses(
         self, bank: DummyBank, hypotheses: torch.Tensor, rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -73,8 +94,8 @@ class Inverter:
         triggered = bank.apply_all(images.expand(count, *images.shape))
         with autocast(device, self.config.precision):
             features = self.model.encode_images(triggered.flatten(0, 1)).view(count, size, -1)
-        positives = self.weights[hypotheses][:, None, None, :].expand(-1, size, -1, -1)
-        negatives = torch.stack([self.weights[labels], clean], dim=1)[None].expand(count, -1, -1, -1)
+        positives = self.positives(features, clean, hypotheses).expand(count, size, -1, -1)
+        negatives = self.negatives(labels, clean).expand(count, -1, -1, -1)
         loss = inversion_loss(features, positives, negatives, temperature=self.config.temperature)
         flipped = (features @ self.weights.T).argmax(-1) == hypotheses[:, None]
         return loss, flipped, labels[None] != hypotheses[:, None]

@@ -103,7 +103,10 @@ def run_purify(
     test, measured_on = choose_test_images(data, clean, classes, seed=config.seed)
     hand = ZeroShotClassifier.from_templates(model, clean.classes, templates)
     features = encode_test_images(model, test)
-    single = measure(purified.single(), features, target=purified.target_suspected)
+    extra = None
+    if purified.guard is not None:
+        single = measure(purified.single(), features, target=purified.target_suspected)
+        extra = {"after_single": single.metrics.to_dict()}
     report = build_report(
         purified,
         command="purify",
@@ -113,7 +116,7 @@ def run_purify(
         before=measure(hand, features, target=purified.target_suspected),
         after=measure(purified, features, target=purified.target_suspected),
         warnings=notes,
-        extra=None if purified.guard is None else {"after_single": single.metrics.to_dict()},
+        extra=extra,
     )
     samples = pick_samples(purified, hand, test, trigger=None, target=purified.target_suspected)
     write_artefact(out, purified, report, pixels[0].float() / 255, samples)

@@ -25,15 +25,16 @@ class ClassPrompts(nn.Module):
         model: The model whose text encoder is used; it is neither changed nor owned.
         classes: C class names.
         length: Number M of context tokens per class.
+        shared: One context for all classes instead, CoOp's unified one, for comparison.
 
     Attributes:
-        context: [C, M, Dt], the only parameter.
+        context: [C, M, Dt], or [1, M, Dt] where it is shared; the only parameter.
 
     Raises:
         UnsupportedError: A prompt does not fit into the text encoder's context.
     """
 
-    def __init__(self, model: DualEncoder, classes: Sequence[str], *, length: int = 4) -> None:
+    def __init__(self, model: DualEncoder, classes: Sequence[str], *, length: int = 4, shared: bool = False) -> None:
         super().__init__()
         placeholder = " ".join(["x"] * length)
         ids = model.tokenize([f"{placeholder} {name}." for name in classes]).to(model.device)
@@ -60,7 +61,7 @@ class ClassPrompts(nn.Module):
         self.suffix: torch.Tensor
         self.end: torch.Tensor
         self.causal = model.causal
-        self.context = nn.Parameter(initial.expand(len(classes), -1, -1).clone())
+        self.context = nn.Parameter(initial.expand(1 if shared else len(classes), -1, -1).clone())
 
     @staticmethod
     def _starts_with_special(model: DualEncoder) -> bool:
@@ -69,7 +70,12 @@ class ClassPrompts(nn.Module):
         return bool(first[0] == first[1])
 
     def __len__(self) -> int:
-        return len(self.context)
+        return len(self.end)
+
+    @property
+    def contexts(self) -> torch.Tensor:
+        """The context of every class [C, M, Dt], the same for all where it is shared."""
+        return self.context.expand(len(self), -1, -1)
 
     def embeddings(self, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns token embeddings [c, L, Dt] and end positions [c] of all or some classes.
@@ -77,9 +83,9 @@ class ClassPrompts(nn.Module):
         A causal text encoder sees nothing behind the end token, so L is the longest of these prompts.
         """
         if rows is None:
-            return torch.cat([self.prefix, self.context, self.suffix], dim=1), self.end
+            return torch.cat([self.prefix, self.contexts, self.suffix], dim=1), self.end
         end = self.end[rows]
-        embedded = torch.cat([self.prefix[rows], self.context[rows], self.suffix[rows]], dim=1)
+        embedded = torch.cat([self.prefix[rows], self.contexts[rows], self.suffix[rows]], dim=1)
         return (embedded[:, : int(end.max()) + 1] if self.causal else embedded), end
 
 

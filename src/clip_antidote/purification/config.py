@@ -13,6 +13,7 @@ class TuningConfig(Config):
 
     Attributes:
         context_length: Context tokens M per class.
+        shared_context: One context for all classes instead of one each, for comparison.
         steps: Optimizer steps.
         batch_size: Cached features of each kind (clean, dummy-triggered) per step.
         lr: Learning rate of Adam, with cosine decay.
@@ -25,6 +26,7 @@ class TuningConfig(Config):
     """
 
     context_length: int = Field(4, ge=1)
+    shared_context: bool = False
     steps: int = Field(300, ge=1)
     batch_size: int = Field(512, ge=1)
     lr: float = Field(2e-3, gt=0)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from clip_antidote.inversion.evidence import FEWEST
 from clip_antidote.purification.config import GateConfig
-from clip_antidote.purification.text_repair import repair_text
+from clip_antidote.purification.text_repair import TextMap
 
 FOLDS = 16
 """Most folds in which the target's shots are held out to place the gate."""
@@ -77,9 +76,8 @@ class GateData:
         features: Unit features [V, D] of clean views of all classes.
         labels: Their classes [V].
         weights: Hand-written class weights [C, D].
-        centroids: Unit mean features of all classes' views [C, D].
         target: Class index of the suspected target.
-        suspects: All suspected targets.
+        text_map: How texts and images belong together; None where there are too few classes to tell.
     """
 
     views: torch.Tensor
@@ -88,9 +86,8 @@ class GateData:
     features: torch.Tensor
     labels: torch.Tensor
     weights: torch.Tensor
-    centroids: torch.Tensor
     target: int
-    suspects: tuple[int, ...] = ()
+    text_map: TextMap | None
 
 
 def scatter(features: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
@@ -130,11 +127,8 @@ def _direction(
     """
     own = F.normalize(views.mean(0), dim=0)
     toward = F.normalize(family.mean - own, dim=0)
-    if config.residual_weight and len(data.weights) - len(data.suspects) >= FEWEST - 1:
-        centroids = data.centroids.clone()
-        centroids[data.target] = own
-        repair = repair_text(data.weights, centroids, data.target, ridge=config.ridge, suspects=data.suspects)
-        toward = toward + config.residual_weight * repair.pull
+    if data.text_map is not None:
+        toward = toward + config.residual_weight * data.text_map.pull(data.weights[data.target], own)
     joint = (scatter(views) + 3 * family.spread + 3 * within) / 7
     size = len(joint)
     joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
@@ -181,7 +175,12 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
 
 
 def repair_weights(
-    clean: torch.Tensor, weights: torch.Tensor, centroids: torch.Tensor, suspects: Sequence[int], config: GateConfig
+    clean: torch.Tensor,
+    weights: torch.Tensor,
+    centroids: torch.Tensor,
+    text_map: TextMap | None,
+    suspects: Sequence[int],
+    config: GateConfig,
 ) -> torch.Tensor:
     """Moves the clean class weights [C, D] of the suspected targets toward their repaired texts, `repair` of the way.
 
@@ -189,15 +188,15 @@ def repair_weights(
         clean: Class weights of prompts tuned on clean views [C, D].
         weights: Hand-written class weights [C, D].
         centroids: Unit mean features of all classes' views [C, D].
+        text_map: How texts and images belong together; None leaves the weights as they are.
         suspects: The suspected targets.
         config: Settings.
     """
     clean = clean.clone()
-    if len(weights) - len(suspects) < FEWEST - 1:
-        return clean
-    for target in suspects:
-        repaired = repair_text(weights, centroids, target, ridge=config.ridge, suspects=suspects).weight
-        clean[target] = F.normalize(clean[target] + config.repair * (repaired - weights[target]), dim=0)
+    if text_map is not None:
+        for target in suspects:
+            moved = clean[target] + config.repair * (text_map.text(centroids[target]) - weights[target])
+            clean[target] = F.normalize(moved, dim=0)
     return clean
 
 

@@ -24,7 +24,8 @@ from clip_antidote.models.encoding import encode_uint8
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import Gate, GateData, GuardedHead, fit_gate, repair_weights
+from clip_antidote.purification.gate import GateData, GuardedHead, fit_gate, repair_weights
+from clip_antidote.purification.text_repair import TextMap
 from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
 from clip_antidote.triggers.base import Trigger
 
@@ -56,14 +57,14 @@ def library_versions() -> dict[str, str]:
 
 
 def trigger_features(
-    model: DualEncoder, pool: ViewPool, triggers: Sequence[Trigger], *, target: int | None, config: CBPTConfig
+    model: DualEncoder, pool: ViewPool, triggers: Sequence[Trigger], *, target: int, config: CBPTConfig
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Encodes views of other classes under every trigger, at most `config.triggered_views`, drawn by the seed.
 
     Returns:
         Unit features [n, D] of every trigger, and the true labels [n] of the views.
     """
-    rows = torch.arange(len(pool)) if target is None else (pool.labels != target).nonzero().flatten()
+    rows = (pool.labels != target).nonzero().flatten()
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
     rows = rows[order[: config.triggered_views]]
     features = [
@@ -190,7 +191,7 @@ def purify(
         model,
         weights.T.contiguous(),
         classes,
-        context=prompts.context.detach(),
+        context=prompts.contexts.detach().contiguous(),
         record=record,
         triggers=dict(zip(names, triggers, strict=False)) if names else {},
         guard=guard,
@@ -215,19 +216,28 @@ def guard_targets(
         hand: Hand-written class weights [C, D].
         config: Settings.
     """
+    clean = tune_clean_prompts(model, shots.classes, pool, hand, config).cpu()
+    suspects = tuple(dummies)
+    weights, centroids = hand.cpu(), class_centroids(pool.features, pool.labels, len(hand))
+    text_map = TextMap.fit(weights, centroids, suspects, ridge=config.gate.ridge)
+    repaired = repair_weights(clean, weights, centroids, text_map, suspects, config.gate)
+    gates = []
+    for target, own in dummies.items():
+        data = gate_data(model, shots, pool, own, weights, text_map, config, target=target)
+        gates.append(fit_gate(data, config.gate))
+    return GuardedHead(repaired.T.contiguous(), tuple(gates))
+
+
+def tune_clean_prompts(
+    model: DualEncoder, classes: Sequence[str], pool: ViewPool, hand: torch.Tensor, config: CBPTConfig
+) -> torch.Tensor:
+    """Tunes one prompt per class on clean views alone and returns the class weights [C, D]."""
     nothing = CachedFeatures(pool.features, pool.labels, pool.features[:0], pool.labels[:0])
     generator = torch.Generator().manual_seed(config.seed)
-    _, clean = tune_prompts(
-        model, shots.classes, nothing, hand, config.tuning, generator=generator, description="tuning clean prompts"
+    _, weights = tune_prompts(
+        model, classes, nothing, hand, config.tuning, generator=generator, description="tuning clean prompts"
     )
-    suspects = tuple(dummies)
-    data = [
-        gate_data(model, shots, pool, own, hand, config, target=target, suspects=suspects)
-        for target, own in dummies.items()
-    ]
-    repaired = repair_weights(clean.cpu(), hand.cpu(), data[0].centroids, suspects, config.gate)
-    gates: tuple[Gate, ...] = tuple(fit_gate(own, config.gate) for own in data)
-    return GuardedHead(repaired.T.contiguous(), gates)
+    return weights
 
 
 def gate_data(
@@ -235,13 +245,13 @@ def gate_data(
     shots: LabelledImages,
     pool: ViewPool,
     dummies: Mapping[str, Sequence[torch.Tensor]],
-    hand: torch.Tensor,
+    weights: torch.Tensor,
+    text_map: TextMap | None,
     config: CBPTConfig,
     *,
     target: int,
-    suspects: tuple[int, ...] = (),
 ) -> GateData:
-    """Gathers what the gate is fitted to, with many views of the target's shots."""
+    """Gathers what the gate of one target is fitted to, with many views of the target's shots."""
     views = make_views(
         model,
         shots.subset((shots.labels == target).nonzero().flatten()),
@@ -256,10 +266,9 @@ def gate_data(
         dummies=dummies,
         features=pool.features,
         labels=pool.labels,
-        weights=hand.cpu(),
-        centroids=class_centroids(pool.features, pool.labels, len(hand)),
+        weights=weights,
         target=target,
-        suspects=suspects or (target,),
+        text_map=text_map,
     )
 
 

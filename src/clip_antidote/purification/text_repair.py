@@ -12,19 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-
-@dataclass(frozen=True)
-class TextRepair:
-    """The target's text, taken apart.
-
-    Attributes:
-        weight: Unit class weight [D] that the other classes predict for the target's clean images.
-        pull: Unit direction [D] in image space in which the actual weight departs from it: toward the
-            triggered images.
-    """
-
-    weight: torch.Tensor
-    pull: torch.Tensor
+from clip_antidote.inversion.evidence import FEWEST
 
 
 def _ridge(source: torch.Tensor, wanted: torch.Tensor, ridge: float) -> torch.Tensor:
@@ -34,27 +22,56 @@ def _ridge(source: torch.Tensor, wanted: torch.Tensor, ridge: float) -> torch.Te
     return torch.linalg.solve(source.T @ source + penalty, source.T @ wanted)
 
 
-def repair_text(
-    weights: torch.Tensor, centroids: torch.Tensor, target: int, *, ridge: float, suspects: Sequence[int] = ()
-) -> TextRepair:
-    """Predicts the target's text from its clean images, by what holds for all other classes.
+@dataclass(frozen=True)
+class TextMap:
+    """How texts and images belong together in a model, learned from its classes that are not suspected.
 
-    With W, M the class weights and centroids of the other classes, centered: A = ridge(M → W) predicts
-    a weight from a centroid, B = ridge(W → M) takes the rest back to image space,
-    ŵ = w̄ + (m_t − m̄)·A, pull = (w_t − ŵ)·B.
+    With W, M the class weights and centroids of these classes, centered: A = ridge(M → W) predicts a
+    weight from a centroid, B = ridge(W → M) takes a rest back to image space.
 
-    Args:
-        weights: Hand-written unit class weights [C, D].
-        centroids: Unit mean features [C, D] of the clean shots.
-        target: Index of the suspected target.
-        ridge: Strength of the regularization, relative to the mean variance of a direction.
-        suspects: All suspected targets; none of them tells how texts and images belong together.
+    Attributes:
+        mean_weight: w̄ [D].
+        mean_centroid: m̄ [D].
+        to_text: A [D, D].
+        to_image: B [D, D].
     """
-    others = torch.ones(len(weights), dtype=torch.bool)
-    others[[target, *suspects]] = False
-    weights, centroids = weights.double(), centroids.double()
-    mean_weight, mean_centroid = weights[others].mean(0), centroids[others].mean(0)
-    texts, images = weights[others] - mean_weight, centroids[others] - mean_centroid
-    predicted = mean_weight + (centroids[target] - mean_centroid) @ _ridge(images, texts, ridge)
-    pull = (weights[target] - predicted) @ _ridge(texts, images, ridge)
-    return TextRepair(F.normalize(predicted, dim=0).float(), F.normalize(pull, dim=0).float())
+
+    mean_weight: torch.Tensor
+    mean_centroid: torch.Tensor
+    to_text: torch.Tensor
+    to_image: torch.Tensor
+
+    @classmethod
+    def fit(
+        cls, weights: torch.Tensor, centroids: torch.Tensor, suspects: Sequence[int], *, ridge: float
+    ) -> TextMap | None:
+        """Learns the maps; None where too few classes are left to learn from.
+
+        Args:
+            weights: Hand-written unit class weights [C, D].
+            centroids: Unit mean features [C, D] of the clean shots.
+            suspects: The suspected targets, which are left out.
+            ridge: Strength of the regularization, relative to the mean variance of a direction.
+        """
+        others = torch.ones(len(weights), dtype=torch.bool)
+        others[list(suspects)] = False
+        if int(others.sum()) < FEWEST - 1:
+            return None
+        texts, images = weights[others].double(), centroids[others].double()
+        mean_weight, mean_centroid = texts.mean(0), images.mean(0)
+        texts, images = texts - mean_weight, images - mean_centroid
+        return cls(mean_weight, mean_centroid, _ridge(images, texts, ridge), _ridge(texts, images, ridge))
+
+    def text(self, centroid: torch.Tensor) -> torch.Tensor:
+        """Unit class weight [D] that belongs to clean images with this centroid [D]: ŵ = w̄ + (m − m̄)·A."""
+        return F.normalize(self._text(centroid), dim=0).float()
+
+    def pull(self, weight: torch.Tensor, centroid: torch.Tensor) -> torch.Tensor:
+        """Unit direction [D] in image space in which a weight departs from its images: (w − ŵ)·B.
+
+        For a poisoned class it leads toward the triggered images.
+        """
+        return F.normalize((weight.double() - self._text(centroid)) @ self.to_image, dim=0).float()
+
+    def _text(self, centroid: torch.Tensor) -> torch.Tensor:
+        return self.mean_weight + (centroid.double() - self.mean_centroid) @ self.to_text

@@ -57,7 +57,7 @@ def tune_prompts(
         The prompts and the tuned class weights [C, D].
     """
     device = model.device
-    prompts = ClassPrompts(model, classes, length=config.context_length).to(device)
+    prompts = ClassPrompts(model, classes, length=config.context_length, shared=config.shared_context).to(device)
     optimizer = torch.optim.Adam([prompts.context], lr=config.lr)
     scale = model.logit_scale.detach()
     anchor = anchor.to(device)

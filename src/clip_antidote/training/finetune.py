@@ -11,7 +11,7 @@ from clip_antidote.data.pairs import CaptionedImages, PairBatch
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.distributed import Ranks
-from clip_antidote.training.loop import TrainingConfig, train_contrastive
+from clip_antidote.training.loop import ExtraLoss, TrainingConfig, train_contrastive
 
 Transform = Callable[[torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
 """Maps augmented images [B, 3, S, S], their indices [B] and a generator to images of that shape, each by itself:
@@ -26,7 +26,7 @@ def finetune(
     min_scale: float = 0.5,
     seed: int = 0,
     transform: Transform | None = None,
-    extra_loss: Callable[[int, PairBatch], torch.Tensor] | None = None,
+    extra_loss: ExtraLoss | None = None,
     description: str = "fine-tuning",
     state_file: Path | None = None,
 ) -> list[float]:

@@ -21,6 +21,9 @@ from clip_antidote.training.interrupt import held_interrupt
 from clip_antidote.training.optim import build_adamw, warmup_cosine
 from clip_antidote.training.state import TrainingState
 
+ExtraLoss = Callable[[int, PairBatch], torch.Tensor]
+"""What is added to the loss of a step, from step and batch."""
+
 
 class TrainingConfig(Config):
     """Settings of a contrastive training run.
@@ -63,7 +66,7 @@ def train_contrastive(
     description: str = "training",
     state_file: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
-    extra_loss: Callable[[int, PairBatch], torch.Tensor] | None = None,
+    extra_loss: ExtraLoss | None = None,
 ) -> list[float]:
     """Trains both encoders with symmetric InfoNCE, in place.
 
