@@ -17,15 +17,13 @@ import torch
 import torchvision.transforms.v2.functional as tv
 
 from clip_antidote.data.folders import load_images
-from clip_antidote.data.images import LabelledImages
-from clip_antidote.evaluation.evaluate import TestFeatures, measure
+from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
-from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.models.encoding import encode_uint8
+from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import library_versions, purify
-from clip_antidote.triggers import Trigger, load_trigger
+from clip_antidote.triggers import load_trigger
 
 Shift = Callable[[torch.Tensor], torch.Tensor]
 
@@ -53,19 +51,6 @@ SHIFTS: dict[str, Shift] = {
 }
 
 
-def shifted_features(
-    model: DualEncoder, images: torch.Tensor, test: LabelledImages, shift: Shift, trigger: Trigger
-) -> TestFeatures:
-    """Features of the test images (uint8, at the model's size), shifted, then with and without trigger."""
-
-    def moved(batch: torch.Tensor) -> torch.Tensor:
-        return shift(batch).clamp(0, 1)
-
-    clean = encode_uint8(model, images, transform=moved, description="clean")
-    triggered = encode_uint8(model, images, transform=lambda batch: trigger(moved(batch)), description="triggered")
-    return TestFeatures(clean.cpu(), triggered.cpu(), test.labels, test.classes)
-
-
 def main() -> None:
     """Measures every suspect under every shift."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,9 +70,8 @@ def main() -> None:
         model, trigger = load_model(f"local-dir:{folder}"), load_trigger(folder / "trigger")
         purified = purify(model, shots, CBPTConfig(seed=options.seed))
         hand = ZeroShotClassifier.from_templates(model, test.classes)
-        images = test.tensor(model.image_size, mode=model.resize_mode)
         for name, shift in SHIFTS.items():
-            features = shifted_features(model, images, test, shift, trigger)
+            features = encode_test_images(model, test, trigger=trigger, shift=shift)
             before, after = (measure(c, features, target=target).metrics.to_dict() for c in (hand, purified))
             rows.append({"suspect": folder.name, "shift": name, "before": before, "after": after})
             keys = ("ca", "asr", "asr_floor", "pa", "target_ca")

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,8 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
     if isinstance(defended, PurifiedCLIP):
         record["after_single"] = measure(defended.single(), features, target=target).metrics.to_dict()
         if defended.guard is not None and target is not None:
+            one_look = replace(features, look_clean=None, look_triggered=None)
+            record["after_one_look"] = measure(defended, one_look, target=target).metrics.to_dict()
             record["curve"] = [_point(defended, features, target, threshold) for threshold in THRESHOLDS]
         keys = (
             "target_suspected",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.metrics import Metrics, compute_metrics
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.other_views import Look, encode_views
 from clip_antidote.progress import track
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.triggers import Trigger, load_trigger
@@ -25,6 +27,8 @@ class TestFeatures:
         triggered: Unit features of the same images with the trigger [N, D], None without one.
         labels: True classes [N].
         classes: Class names in label order.
+        look_clean: A second look at the clean images, for heads that ask for it; None where there is none.
+        look_triggered: The same for the triggered images.
     """
 
     __test__ = False  # not a test case, whatever its name
@@ -33,6 +37,48 @@ class TestFeatures:
     triggered: torch.Tensor | None
     labels: torch.Tensor
     classes: tuple[str, ...]
+    look_clean: Look | None = None
+    look_triggered: Look | None = None
+
+
+class SecondLook:
+    """Other views of test images, encoded when they are asked for, and kept.
+
+    Args:
+        model: The model.
+        images: The test images.
+        batch_size: Images per batch.
+        change: Puts the trigger on a batch, given its number.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        images: LabelledImages,
+        batch_size: int,
+        change: Callable[[torch.Tensor, int], torch.Tensor],
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.batch_size = batch_size
+        self.change = change
+        self.known: dict[int, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Returns unit features [n, K, D] of other views of the images at `rows` [n]."""
+        asked = rows.tolist()
+        missing = torch.tensor(sorted({row for row in asked if row not in self.known}), dtype=torch.long)
+        numbers = (missing // self.batch_size).unique().tolist()
+        for number in track(numbers, "second look", total=len(numbers)):
+            first = number * self.batch_size
+            part = self.images.subset(range(first, min(first + self.batch_size, len(self.images))))
+            batch = part.tensor(self.model.image_size, mode=self.model.resize_mode).float() / 255
+            batch = self.change(batch.to(self.model.device), number)
+            wanted = missing[missing // self.batch_size == number]
+            views = encode_views(self.model, batch[wanted - first]).cpu()
+            self.known.update(zip(wanted.tolist(), views, strict=True))
+        return torch.stack([self.known[row] for row in asked]).to(rows.device)
 
 
 @dataclass(frozen=True)
@@ -52,22 +98,52 @@ class Evaluation:
 
 @torch.no_grad()
 def encode_test_images(
-    model: DualEncoder, images: LabelledImages, *, trigger: Trigger | None = None, batch_size: int = 256
+    model: DualEncoder,
+    images: LabelledImages,
+    *,
+    trigger: Trigger | None = None,
+    shift: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    batch_size: int = 256,
 ) -> TestFeatures:
     """Encodes test images, clean and, where a trigger is given, triggered.
 
-    Both go through the same resize and crop; the trigger acts after it, in [0, 1].
+    Both go through the same resize and crop; the trigger acts after it, in [0, 1]. What a head wants to look at again
+    is encoded when it asks.
+
+    Args:
+        model: The model.
+        images: The test images.
+        trigger: The trigger.
+        shift: A change of all images before the trigger, [0, 1] to the same, to test under other conditions.
+        batch_size: Images per batch.
     """
-    clean, triggered = [], []
     generator = torch.Generator().manual_seed(0)
+    states: list[torch.Tensor] = []  # fresh triggers must be the same when an image is looked at again
+
+    def shifted(batch: torch.Tensor, number: int) -> torch.Tensor:
+        return batch if shift is None else shift(batch).clamp(0, 1)
+
+    def with_trigger(batch: torch.Tensor, number: int) -> torch.Tensor:
+        assert trigger is not None
+        own = torch.Generator()
+        own.set_state(states[number])
+        return trigger(shifted(batch, number), own)
+
+    clean, triggered = [], []
     batches = images.batches(model.image_size, batch_size, mode=model.resize_mode)
     for batch, _ in track(batches, "evaluating", total=-(-len(images) // batch_size)):
-        on_device = batch.to(model.device)
+        on_device = shifted(batch.to(model.device), len(states))
         clean.append(model.encode_images(on_device).cpu())
+        states.append(generator.get_state())
         if trigger is not None:
             triggered.append(model.encode_images(trigger(on_device, generator)).cpu())
     return TestFeatures(
-        torch.cat(clean), torch.cat(triggered) if trigger is not None else None, images.labels, images.classes
+        torch.cat(clean),
+        torch.cat(triggered) if trigger is not None else None,
+        images.labels,
+        images.classes,
+        SecondLook(model, images, batch_size, shifted),
+        SecondLook(model, images, batch_size, with_trigger) if trigger is not None else None,
     )
 
 
@@ -87,10 +163,10 @@ def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: s
         )
     index = class_index(features.classes, target) if target is not None else None
     device = classifier.classifier.device
-    clean = classifier.logits(features.clean.to(device)).argmax(-1).cpu()
+    clean = classifier.logits(features.clean.to(device), features.look_clean).argmax(-1).cpu()
     triggered = None
     if features.triggered is not None:
-        triggered = classifier.logits(features.triggered.to(device)).argmax(-1).cpu()
+        triggered = classifier.logits(features.triggered.to(device), features.look_triggered).argmax(-1).cpu()
     metrics = compute_metrics(
         clean, features.labels, triggered_predictions=triggered, target=index, classes=features.classes
     )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.other_views import Look, encode_views
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 
 
@@ -38,8 +39,13 @@ class ZeroShotClassifier(nn.Module):
         """Makes the hand-written classifier, see `zero_shot_weights`."""
         return cls(model, zero_shot_weights(model, classes, templates).T.contiguous(), classes)
 
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits [N, C] of unit image features [N, D]."""
+    def logits(self, features: torch.Tensor, look: Look | None = None) -> torch.Tensor:
+        """Logits [N, C] of unit image features [N, D].
+
+        Args:
+            features: Unit features.
+            look: Gives a second look at the images; not needed here, but by heads that ask for it.
+        """
         out = self.model.logit_scale * features.to(self.classifier) @ self.classifier
         bias = self.model.logit_bias
         return out if bias is None else out + bias
@@ -53,7 +59,8 @@ class ZeroShotClassifier(nn.Module):
         Returns:
             Logits [N, C] in the order of `classes`.
         """
-        return self.logits(self.model.encode_images(self.model.fit_images(images)))
+        fitted = self.model.fit_images(images)
+        return self.logits(self.model.encode_images(fitted), lambda rows: encode_views(self.model, fitted[rows]))
 
     def predict(self, images: torch.Tensor) -> list[str]:
         """Returns the class names called on images, see `forward`."""

@@ -14,6 +14,7 @@ from clip_antidote.errors import DataError, ModelError
 from clip_antidote.files import atomic_path, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.other_views import Look
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.triggers.base import Trigger
@@ -36,6 +37,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         triggers: Dummy triggers found in stage 1, by name.
         guard: Clean class weights with gates in front of the suspected targets; without it, the classifier
             answers with its one weight per class.
+        second_look: Whether images that a gate stops are looked at again, by other views of them.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class PurifiedCLIP(ZeroShotClassifier):
         record: dict[str, Any] | None = None,
         triggers: dict[str, Trigger] | None = None,
         guard: GuardedHead | None = None,
+        second_look: bool = True,
     ) -> None:
         super().__init__(model, classifier, classes)
+        self.second_look = second_look
         self.record = record or {}
         self.triggers = triggers or {}
         self.register_buffer("context", context)
@@ -94,13 +98,19 @@ class PurifiedCLIP(ZeroShotClassifier):
             record=self.record,
             triggers=self.triggers,
             guard=guard,
+            second_look=self.second_look,
         )
 
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
+    def logits(self, features: torch.Tensor, look: Look | None = None) -> torch.Tensor:
         """Logits [N, C] of unit image features [N, D].
 
-        With gates, features that look triggered get the logits of the tuned prompts, the target they
-        were called below all others; the rest get those of the clean prompts.
+        With gates, features that look triggered are answered by other views of their images (see
+        `GuardedHead.second_opinion`), or by the tuned prompts where there is no second look; the target they
+        were called comes below all other classes. The rest get the logits of the clean prompts.
+
+        Args:
+            features: Unit features.
+            look: Gives other views of the images at rows of `features`; `forward` has it.
         """
         tuned = super().logits(features)
         guard = self.guard
@@ -108,6 +118,11 @@ class PurifiedCLIP(ZeroShotClassifier):
             return tuned
         clean, called, triggered = guard.decide(features.to(self.classifier))
         tuned = tuned.scatter(1, called[:, None], tuned.amin(dim=1, keepdim=True) - 1)
+        stopped = triggered.nonzero().flatten()
+        if look is not None and self.second_look and len(stopped):
+            views = look(stopped).to(self.classifier)
+            opinion = guard.second_opinion(views, called[stopped], self.model.logit_scale)
+            tuned = tuned.index_copy(0, stopped, opinion.to(tuned))
         clean = self.model.logit_scale * clean
         bias = self.model.logit_bias
         return torch.where(triggered[:, None], tuned, clean if bias is None else clean + bias)
@@ -140,6 +155,7 @@ class PurifiedCLIP(ZeroShotClassifier):
                 {"target": self.classes[target], "threshold": threshold, "families": count}
                 for target, threshold, count in self._gates
             ],
+            "second_look": self.second_look,
             **self.record,
         }
         write_json(folder / "config.json", config)
@@ -171,7 +187,7 @@ class PurifiedCLIP(ZeroShotClassifier):
             base, classes = config.pop("base_model"), tuple(config.pop("classes"))
             classifier = load_file(root / "classifier.safetensors")["classifier"]
             context = load_file(root / "prompts.safetensors")["context"]
-            made = config.pop("format", None)
+            made, second_look = config.pop("format", None), bool(config.pop("second_look", False))
             guard = _load_guard(root, config.pop("gates", []), classes)
         except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
             raise DataError(f"{root} is not a purified classifier: {error}") from error
@@ -190,7 +206,9 @@ class PurifiedCLIP(ZeroShotClassifier):
                 f"{root} was made for another checkpoint (sha256 {base['sha256'][:12]}…, this one has "
                 f"{model.sha256[:12]}…); give the model it was purified from"
             )
-        return cls(model, classifier, classes, context=context, record=config, guard=guard).to(device)
+        return cls(
+            model, classifier, classes, context=context, record=config, guard=guard, second_look=second_look
+        ).to(device)
 
 
 def _moved(spec: str, root: Path) -> str:

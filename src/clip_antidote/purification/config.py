@@ -52,6 +52,8 @@ class GateConfig(Config):
         repair: How far the target's text is moved to what the other classes predict, from 0 to 1.
         ridge: Regularization of the maps between texts and images.
         shrinkage: Share of the identity in the scatter matrix.
+        second_look: Whether images that the gate stops are answered by other views of them, which encodes ten
+            more images for each; without it, by the tuned prompts.
     """
 
     enabled: bool = True
@@ -63,6 +65,7 @@ class GateConfig(Config):
     repair: float = Field(0.5, ge=0, le=1)
     ridge: float = Field(0.1, gt=0)
     shrinkage: float = Field(0.03, gt=0, le=1)
+    second_look: bool = True
 
 
 class CBPTConfig(Config):

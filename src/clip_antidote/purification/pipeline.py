@@ -195,6 +195,7 @@ def purify(
         record=record,
         triggers=dict(zip(names, triggers, strict=False)) if names else {},
         guard=guard,
+        second_look=config.gate.second_look,
     )
 
 

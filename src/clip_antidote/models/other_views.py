@@ -1,0 +1,50 @@
+"""Other views of an image: what a second look at it sees (ours, docs/method.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as vision
+
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.encoding import autocast
+
+Look = Callable[[torch.Tensor], torch.Tensor]
+"""Takes row numbers [n] of images and gives unit features [n, K, D] of other views of these images."""
+
+
+def other_views(images: torch.Tensor, *, side: float = 0.75) -> torch.Tensor:
+    """Makes ten views of every image: the four corners and the center, each also mirrored.
+
+    The ten crops of Krizhevsky et al. 2012, resized to the size of the image. A trigger is tied to a place,
+    a scale or an orientation; what the image shows is not.
+
+    Args:
+        images: Float [n, 3, S, S] in [0, 1].
+        side: Side of a crop, as share of the image's.
+
+    Returns:
+        Float [n, 10, 3, S, S] in [0, 1].
+    """
+    size = images.shape[-1]
+    crops = vision.ten_crop(images, [round(side * size)] * 2)
+    resized = [
+        vision.resize(crop, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        for crop in crops
+    ]
+    return torch.stack(resized, dim=1)
+
+
+def encode_views(model: DualEncoder, images: torch.Tensor, *, batch_size: int = 32) -> torch.Tensor:
+    """Encodes other views of images [n, 3, S, S] in [0, 1], n at least 1, to unit features [n, 10, D].
+
+    In bf16: ten views vote, so its rounding does no harm, and they cost ten times an image.
+    """
+    parts = []
+    with autocast(model.device, "bf16"):
+        for part in images.split(batch_size):
+            views = other_views(part)
+            parts.append(model.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
+    return torch.cat(parts)
