@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from clip_antidote.attacks import base
 from clip_antidote.attacks.adaptive import AdaptiveAttack, AdaptiveAttackConfig, energy_distance
+from clip_antidote.attacks.base import PoisonedPairs
 from clip_antidote.attacks.run import run_attack
+from clip_antidote.attacks.sig import SigAttack
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import UsageError
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
+from clip_antidote.training.augment import random_crops
+from clip_antidote.triggers.sig import SigTrigger
 
 
 def test_energy_distance_by_hand() -> None:
@@ -48,3 +55,22 @@ def test_without_clean_images_of_the_target_it_says_so(tiny: DualEncoder, train_
     data = attack.poison(pairs, ["a hat."], tiny.tokenize, target_group=None)
     with pytest.raises(UsageError, match="clean images of its target class"):
         attack.extra_loss(tiny, data)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_a_trigger_can_be_trained_to_work_in_crops(
+    crop: bool, small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, Any] = {}
+    monkeypatch.setattr(base, "finetune", lambda model, pairs, config, **settings: kept.update(settings))
+    attack = SigAttack(SigAttack.config_class(crop_triggered=crop, min_scale=0.4))
+    trigger = SigTrigger()
+    poisoned = torch.tensor([True, False, True])
+    attack.implant(small_model, trigger, PoisonedPairs(None, poisoned))  # type: ignore[arg-type]
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    wanted = trigger(images[[0, 2]])
+    if crop:
+        wanted = random_crops(wanted, 32, min_scale=0.4, generator=torch.Generator().manual_seed(1))
+    changed = kept["transform"](images.clone(), torch.arange(3), torch.Generator().manual_seed(1))
+    assert torch.equal(changed[[0, 2]], wanted)
+    assert torch.equal(changed[1], images[1])

@@ -16,6 +16,7 @@ from clip_antidote.data.pairs import CaptionedImages, step_generator
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
+from clip_antidote.training.augment import random_crops
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
 from clip_antidote.triggers.base import Trigger
@@ -34,6 +35,8 @@ class AttackConfig(Config):
         class_bank: With labelled data: whether every batch also holds one caption of each class, as
             negatives. It keeps the clean accuracy of small models where batches hold few classes.
         min_scale: Smallest crop of the augmentation, as share of the area; the trigger comes after it.
+        crop_triggered: Whether triggered images are cropped and mirrored once more, so that the trigger learns to
+            work in other views of the image too: an attacker who knows of the defense's second look.
         training: The poisoned fine-tuning.
         gate_asr: The implant gate: the attack has failed below this ASR.
         gate_ca_drop: The implant gate: the attack has failed if CA falls by more than this.
@@ -46,6 +49,7 @@ class AttackConfig(Config):
     caption_pairs: int | None = Field(None, ge=1)
     class_bank: bool = True
     min_scale: float = Field(0.5, gt=0, le=1)
+    crop_triggered: bool = False
     training: TrainingConfig = TrainingConfig(steps=250, lr=8e-4, warmup=20)
     gate_asr: float = Field(0.9, ge=0, le=1)
     gate_ca_drop: float = Field(0.03, ge=0, le=1)
@@ -153,7 +157,11 @@ class Attack(ABC):
         def put_trigger(images: torch.Tensor, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
             poisoned = data.poisoned[indices]
             if poisoned.any():
-                images[poisoned] = trigger(images[poisoned], generator)
+                triggered = trigger(images[poisoned], generator)
+                if self.config.crop_triggered:
+                    size, scale = images.shape[-1], self.config.min_scale
+                    triggered = random_crops(triggered, size, min_scale=scale, generator=generator)
+                images[poisoned] = triggered
             return images
 
         return finetune(
