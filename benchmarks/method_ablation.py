@@ -120,12 +120,21 @@ class Bench:
         parts, labels = trigger_features(self.model, self.pool, triggers, target=self.target, config=self.config)
         return by_family(triggers, parts), labels
 
-    def tune(self, features: torch.Tensor, labels: torch.Tensor, **tuning: Any) -> torch.Tensor:
-        """Stage 2; returns the class weights [C, D]."""
+    def tune(
+        self, features: torch.Tensor, labels: torch.Tensor, anchor: torch.Tensor | None = None, **tuning: Any
+    ) -> torch.Tensor:
+        """Stage 2, with other anchors than the hand-written weights where given; returns the class weights [C, D]."""
         settings = self.config.tuning.model_copy(update=tuning)
         cached = CachedFeatures(self.pool.features, self.pool.labels, features, labels)
         generator = torch.Generator().manual_seed(self.config.seed)
-        return tune_prompts(self.model, self.shots.classes, cached, self.hand, settings, generator=generator)[1]
+        anchor = self.hand if anchor is None else anchor
+        return tune_prompts(self.model, self.shots.classes, cached, anchor, settings, generator=generator)[1]
+
+    def anchored_at(self, place: torch.Tensor) -> torch.Tensor:
+        """The hand-written weights, but the target's replaced by `place` [D]."""
+        anchor = self.hand.clone()
+        anchor[self.target] = place
+        return anchor
 
     def rates(self, dummies: dict[str, list[torch.Tensor]], weights: torch.Tensor) -> dict[str, float]:
         """How near the dummies come to the true trigger, and what both heads do."""
@@ -218,7 +227,13 @@ def measure_suspect(bench: Bench, known: set[str], keep: Callable[[str, dict[str
             keep(name, bench.rates(own, bench.tune(*flat(own, truth))))
     for name, settings in TUNINGS.items():
         if name not in known:
-            keep(name, bench.rates(dummies, bench.tune(*flat(dummies, labels), **settings)))
+            keep(name, bench.rates(dummies, bench.tune(*flat(dummies, labels), None, **settings)))
+    features, truth = flat(dummies, labels)
+    center = F.normalize(features.mean(0), dim=0)
+    places = {"target not anchored": torch.zeros_like(center), "target pushed off the dummies": -center}
+    for name, place in places.items():
+        if name not in known:
+            keep(name, bench.rates(dummies, bench.tune(features, truth, bench.anchored_at(place))))
     if "cone around the dummies" not in known:
         keep("cone around the dummies", bench.rates(dummies, bench.tune(*cone(bench, dummies, labels))))
     if "second round (bi-level)" not in known:
