@@ -116,6 +116,7 @@ def test_purify_evaluate_and_show_config(
     assert needed <= report.keys()
     assert report["classes"] == ["cat", "dog"]
     assert any("with fewer than 4 none can stand out" in sentence for sentence in report["warnings"])
+    assert any("clean images per class: 2; with fewer than 4" in sentence for sentence in report["warnings"])
     assert 0 <= report["after"]["ca"] <= 1
     assert report == json.loads((tmp_path / "purified" / "report.json").read_text())
     for name in ("config.json", "prompts.safetensors", "classifier.safetensors", "report.html", "README.md"):

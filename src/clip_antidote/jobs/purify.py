@@ -25,6 +25,8 @@ from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
 
 MAX_TEST = 5000
+FEWEST_SHOTS = 4
+"""With fewer images per class, the wrong class was named in our measurements (docs/results.md, fewer shots)."""
 
 
 def choose_test_images(
@@ -89,6 +91,11 @@ def run_purify(
         notes.append(
             f"there are {len(clean.classes)} classes; with fewer than {FEWEST} none can stand out as a target, so a "
             "backdoor will not be found"
+        )
+    if shots < FEWEST_SHOTS:
+        notes.append(
+            f"clean images per class: {shots}; with fewer than {FEWEST_SHOTS} the target class may not be "
+            "found, or a wrong one named, and the backdoor stay; give more images if you can"
         )
     names = [clean.source.name(i) for i in range(len(clean))]
     settings = [model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(templates)]
