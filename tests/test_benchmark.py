@@ -16,7 +16,7 @@ from clip_antidote.benchmark.grid import (
     read_zoo,
     run_grid,
 )
-from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
+from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, with_parts, zoo_table
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -113,3 +113,35 @@ def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path)
         list(run_grid(grid, problem, tmp_path / "empty", config=FAST))
     with pytest.raises(DataError, match="no records"):
         read_records(tmp_path)
+
+
+def test_tables_show_the_same_run_with_less_of_the_defense() -> None:
+    def rates(asr: float, pa: float) -> dict[str, float]:
+        return {"ca": 0.7, "asr": asr, "asr_floor": 0.0, "pa": pa, "target_ca": 0.6}
+
+    record = {
+        "suspect": "badnet-cat",
+        "target": "cat",
+        "target_suspected": "cat",
+        "defense": "cbpt",
+        "seed": 0,
+        "seconds": 1.0,
+        "reference": rates(0.01, 0.8),
+        "before": rates(0.99, 0.05),
+        "after": rates(0.01, 0.6),
+        "after_one_look": rates(0.01, 0.4),
+        "after_single": rates(0.05, 0.2),
+    }
+    same = {**record, "seed": 1, "after_one_look": record["after"], "after_single": None}
+    rows = with_parts([record, same])
+    assert [row["defense"] for row in rows] == ["cbpt", "cbpt (one look)", "cbpt (one weight)", "cbpt"]
+    lines = summary_table([record]).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| none",
+        "| cbpt",
+        "| cbpt (one look)",
+        "| cbpt (one weight)",
+    ]
+    assert lines[4].split(" | ")[4] == "40.0", "PA"
+    assert lines[3].split(" | ")[8] == "75.0", "PA as share of the clean model's"
+    assert "one look" not in results_table([record])

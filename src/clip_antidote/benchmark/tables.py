@@ -20,13 +20,18 @@ def _row(name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str
     return "| " + " | ".join(cells) + " |"
 
 
-def both_heads(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Splits every record with gates into one with them and one with a weight per class only."""
+PARTS = {"after_one_look": "one look", "after_single": "one weight"}
+"""What a record holds of the same run with less: without the second look, and with one weight per class."""
+
+
+def with_parts(records: list[dict[str, Any]], parts: Iterable[str] = PARTS) -> list[dict[str, Any]]:
+    """Adds the same runs with less of the defense, where the records hold them and they differ."""
     out = []
     for record in records:
         out.append(record)
-        if record.get("after_single") is not None and record["after_single"] != record["after"]:
-            out.append({**record, "after": record["after_single"], "defense": f"{record['defense']} (one weight)"})
+        for key in parts:
+            if record.get(key) is not None and record[key] != record["after"]:
+                out.append({**record, "after": record[key], "defense": f"{record['defense']} ({PARTS[key]})"})
     return out
 
 
@@ -34,7 +39,7 @@ def results_table(records: list[dict[str, Any]]) -> str:
     """One row per suspect and defense, means over seeds in percent; undefended and clean model beside."""
     heads = ["suspect", "defense", *HEADS, "ASR by seed", "target named", "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    records = both_heads(records)
+    records = with_parts(records, ["after_single"])
     for suspect in sorted({r["suspect"] for r in records}):
         rows = [r for r in records if r["suspect"] == suspect]
         if rows[0]["reference"]:
@@ -53,7 +58,7 @@ def results_table(records: list[dict[str, Any]]) -> str:
 
 def summary_table(records: list[dict[str, Any]]) -> str:
     """One row per defense, means over all poisoned suspects and seeds in percent."""
-    poisoned = [r for r in both_heads(records) if r["target"] is not None]
+    poisoned = [r for r in with_parts(records) if r["target"] is not None]
     heads = ["defense", *HEADS, "largest ASR", "PA / PA of the oracle", "PA / PA of the clean model", "target named"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     oracle = {(r["suspect"], r["seed"]): r["after"]["pa"] for r in poisoned if r["defense"] == "oracle"}
