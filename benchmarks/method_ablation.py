@@ -177,10 +177,7 @@ INVERSIONS: dict[str, Callable[[Bench], list[Trigger]]] = {
     "P3 + P2": lambda bench: bench.dummies(Mixture),
     "negatives: text only": lambda bench: bench.dummies(TextNegativesOnly),
     "temperature 0.03": lambda bench: bench.dummies(temperature=0.03),
-    "temperature 0.3": lambda bench: bench.dummies(temperature=0.3),
     "one dummy (mask, λ 20)": lambda bench: bench.dummies(families=("mask",), sparsities=(20.0,)),
-    "mask family alone": lambda bench: bench.dummies(families=("mask",)),
-    "additive family alone": lambda bench: bench.dummies(families=("additive",)),
 }
 TUNINGS: dict[str, dict[str, Any]] = {
     "context length 1": {"context_length": 1},

@@ -48,13 +48,6 @@ class DummyBank(nn.Module, ABC):
     def trigger(self, index: int) -> Trigger:
         """Returns one trigger, detached."""
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Keeps the given hypotheses only."""
-        for parameter in self.parameters():
-            parameter.data = parameter.data[rows.to(parameter.device)].clone()
-            parameter.grad = None
-        self.strength = self.strength[rows.to(self.strength.device)].clone()
-
 
 class AdditiveBank(DummyBank):
     """x + δ with |δ| at most `bound` in every pixel (Blended, SIG, SSBA and the like).

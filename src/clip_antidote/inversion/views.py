@@ -31,10 +31,6 @@ class ViewPool:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, rows: torch.Tensor) -> ViewPool:
-        """Returns some of the views."""
-        return ViewPool(self.images[rows], self.labels[rows], self.features[rows], self.shots[rows])
-
 
 def make_views(
     model: DualEncoder,

@@ -83,11 +83,6 @@ class DualEncoder(nn.Module, ABC):
         """Where the model lives."""
         return self.image_mean.device
 
-    @property
-    def token_width(self) -> int:
-        """Width Dt of the token embeddings."""
-        return self.embed_tokens(torch.zeros(1, dtype=torch.long, device=self.device)).shape[-1]
-
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Encodes images [N, 3, S, S] in [0, 1] to unit features [N, D]."""
         normalized = (images - self.image_mean) / self.image_std
