@@ -100,6 +100,22 @@ def test_both_heads_are_shown_where_there_are_two(report: dict[str, Any]) -> Non
     assert "61.2" in page
 
 
+@pytest.mark.parametrize(("second_look", "said"), [(True, "ten other views"), (False, "dummy triggers decide")])
+def test_readers_are_told_how_a_gate_answers(report: dict[str, Any], second_look: bool, said: str) -> None:
+    assert "has to pass a gate" not in render_html(report, [], [])
+    assert "has to pass a gate" not in render_card(report)
+    report |= {
+        "method": "cbpt-gate",
+        "targets_suspected": ["hat", EVIL],
+        "settings": {"gate": {"threshold": 0.7, "second_look": second_look}},
+    }
+    for page in (render_html(report, [], []), render_card(report)):
+        assert "“hat” or “&lt;script" in page
+        assert "<script>alert" not in page
+        assert said in page
+        assert "here 0.7" in page.replace("\\", "")
+
+
 def test_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
     png = to_png(torch.rand(3, 4, 4))
     page = render_html(report, [Picture("mask-0", "a mask", png)], [Sample(png, "hat", "hat", "hat", "clean")])

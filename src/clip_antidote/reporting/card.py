@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from clip_antidote.reporting.html import CAVEAT, measured_rows, percent, points, public_spec
+from clip_antidote.reporting.html import CAVEAT, how_it_answers, measured_rows, percent, points, public_spec
 
 _MOST_CLASSES = 60
 _TAGS = ["clip", "image-classification", "backdoor-defense", "prompt-tuning", "clip-antidote"]
@@ -86,6 +86,9 @@ def render_card(report: Mapping[str, Any]) -> str:
     facts.append(f"Method: {_text(method)} (trigger inversion, then class-wise prompt tuning)")
     if report.get("shots") is not None:
         facts.append(f"Clean images used: {_text(report['shots'])} per class")
+    answers = how_it_answers(report)
+    if answers:
+        facts.append(_text(answers))
     parts = [
         _front_matter(report),
         "# Purified CLIP classifier\n",

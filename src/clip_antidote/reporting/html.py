@@ -104,6 +104,26 @@ def public_spec(spec: Any) -> str:
     return head + separator + name if found else name
 
 
+def how_it_answers(report: Mapping[str, Any]) -> str | None:
+    """Says in words how a classifier with gates decides; None for one without."""
+    targets = report.get("targets_suspected") or []
+    if report.get("method") != "cbpt-gate" or not targets:
+        return None
+    gate = (report.get("settings") or {}).get("gate") or {}
+    names = " or ".join(f"“{name}”" for name in targets)
+    stopped = (
+        "ten other views of it decide"
+        if gate.get("second_look")
+        else "the prompts tuned against the dummy triggers decide"
+    )
+    return (
+        f"Prompts tuned on clean images answer. An image that they call {names} has to pass a gate; what does not "
+        f"pass is never called that, and {stopped}. All other images are answered without it. A lower threshold "
+        "keeps more images of the target class and lets more triggered ones pass "
+        f"(PurifiedCLIP.with_threshold; here {gate.get('threshold', '–')})."
+    )
+
+
 def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Gathers the metrics that were measured before or after, in the order of `METRICS`.
 
@@ -177,6 +197,7 @@ def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples:
         .get_template("report.html.j2")
         .render(
             report=report,
+            answers=how_it_answers(report),
             rows=measured_rows(report),
             metrics=METRICS,
             caveat=report.get("caveat") or CAVEAT,
