@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,13 +9,15 @@ import torch.nn.functional as F
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
+from clip_antidote.inversion import search
 from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
-from clip_antidote.inversion.invert import Inverter
+from clip_antidote.inversion.invert import InversionStats, Inverter
 from clip_antidote.inversion.objective import inversion_loss
-from clip_antidote.inversion.views import make_views
+from clip_antidote.inversion.search import ClassScore, TargetSearch
+from clip_antidote.inversion.views import ViewPool, make_views
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 
 
@@ -162,6 +165,28 @@ def test_two_targets_are_found_one_after_the_other() -> None:
     third = _judge(agreement, shortlist, objectives, torch.tensor([4, 9]))
     assert third[0].score < 2.5
     assert {4, 9}.isdisjoint(s.label for s in third)
+
+
+@pytest.mark.parametrize(
+    ("found", "targets"),
+    [([1.9], ()), ([2.1, 2.4], (0,)), ([2.1, 2.6, 2.4], (0, 1)), ([9.0, 8.0, 7.0, 6.0], (0, 1, 2))],
+)
+def test_a_second_target_needs_more_evidence(
+    found: list[float], targets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(agreement: object, shortlist: object, objectives: object, taken: torch.Tensor) -> list[ClassScore]:
+        return [ClassScore(i, 0.0, 0.0, score) for i, score in enumerate(found)][len(taken) :]
+
+    monkeypatch.setattr(search, "_judge", judge)
+    one = {"mask": InversionStats(*torch.ones(4, 10))}
+    monkeypatch.setattr(TargetSearch, "screen", lambda self, hypotheses: one)
+    monkeypatch.setattr(TargetSearch, "final_bank", lambda self, target: [])
+    features = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    labels = torch.arange(40) % 10
+    pool = ViewPool(torch.zeros(40, 3, 8, 8, dtype=torch.uint8), labels, features, torch.arange(40))
+    model: Any = torch.nn.Linear(1, 1)
+    model.device = torch.device("cpu")
+    assert TargetSearch(model, features[:10], pool, InversionConfig()).find().targets == targets
 
 
 def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:

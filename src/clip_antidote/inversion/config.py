@@ -25,6 +25,7 @@ class InversionConfig(Config):
         screen_steps: Steps given to every hypothesis of the shortlist.
         final_steps: Steps given to the final bank of the suspected target.
         score_threshold: A class is reported as the target above this evidence (−log10 of what chance would do).
+        further_threshold: What a second and a third target need; more, since poison disturbs other classes too.
         max_targets: Most classes that are reported as targets.
         precision: "bf16" runs the image encoder under autocast.
     """
@@ -40,6 +41,7 @@ class InversionConfig(Config):
     shortlist: int = Field(10, ge=1)
     screen_steps: int = Field(40, ge=1)
     final_steps: int = Field(150, ge=1)
-    score_threshold: float = 2.5
+    score_threshold: float = 2.0
+    further_threshold: float = 2.5
     max_targets: int = Field(3, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"

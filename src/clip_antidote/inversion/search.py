@@ -153,7 +153,8 @@ class TargetSearch:
         while True:
             taken = torch.tensor([entry.label for entry in found], dtype=torch.long)
             scores = _judge(agreement, shortlist, objectives, taken)
-            if not scores or scores[0].score < self.config.score_threshold or len(found) == self.config.max_targets:
+            needed = self.config.further_threshold if found else self.config.score_threshold
+            if not scores or scores[0].score < needed or len(found) == self.config.max_targets:
                 break
             found.append(scores[0])
         dummies = [dummy for entry in found for dummy in self.final_bank(entry.label)]
