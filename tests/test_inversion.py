@@ -169,7 +169,7 @@ def test_two_targets_are_found_one_after_the_other() -> None:
 
 @pytest.mark.parametrize(
     ("found", "targets"),
-    [([1.9], ()), ([2.1, 2.4], (0,)), ([2.1, 2.6, 2.4], (0, 1)), ([9.0, 8.0, 7.0, 6.0], (0, 1, 2))],
+    [([1.9], ()), ([2.1, 3.9], (0,)), ([2.1, 4.1, 3.9], (0, 1)), ([9.0, 8.0, 7.0, 6.0], (0, 1, 2))],
 )
 def test_a_second_target_needs_more_evidence(
     found: list[float], targets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch

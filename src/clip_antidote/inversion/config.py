@@ -42,6 +42,6 @@ class InversionConfig(Config):
     screen_steps: int = Field(40, ge=1)
     final_steps: int = Field(150, ge=1)
     score_threshold: float = 2.0
-    further_threshold: float = 2.5
+    further_threshold: float = 4.0
     max_targets: int = Field(3, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
