@@ -289,7 +289,7 @@ class FakeClassifier:
     def from_templates(cls, model: Any, classes: Any, templates: tuple[str, ...] = IMAGENET_TEMPLATES) -> Any:
         return cls(all(template.startswith("consider ") for template in templates))
 
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
+    def logits(self, features: torch.Tensor, look: Any = None) -> torch.Tensor:
         return features[:, self.order]
 
 
