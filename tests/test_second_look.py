@@ -19,37 +19,48 @@ from clip_antidote.models import DualEncoder
 from clip_antidote.models.other_views import encode_views, other_views
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.second_look import second_opinion
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
 
 
 def test_the_views_are_torchvisions_ten_crops() -> None:
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     views = other_views(image[None])[0]
-    assert views.shape == (10, 3, 32, 32)
-    for view, crop in zip(views, v2.TenCrop(24)(image), strict=True):
+    assert views.shape == (21, 3, 32, 32)
+    assert torch.equal(views[0], image.flip(-1))
+    for view, crop in zip(views[1:], [*v2.TenCrop(28)(image), *v2.TenCrop(24)(image)], strict=True):
         wanted = v2.functional.resize(crop, [32, 32], interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
         assert torch.equal(view, wanted.clamp(0, 1))
 
 
 def test_a_patch_in_a_corner_is_out_of_most_views() -> None:
     image = torch.zeros(1, 3, 32, 32)
-    image[..., 29:, 29:] = 1
+    image[..., 30:, 30:] = 1
     seen = (other_views(image)[0].amax(dim=(1, 2, 3)) > 0.5).tolist()
-    assert sum(seen) == 2, "the bottom right crop and its mirror image"
+    assert sum(seen) == 5, "the mirror image, and of either size the bottom right crop and its mirror image"
 
 
 def test_the_second_opinion_by_hand() -> None:
-    # Three classes on the axes; logit scale ln 4, so a view on an axis gives it 4/6 and the others 1/6 each.
-    guard = GuardedHead(torch.eye(3), (Gate(torch.ones(3, 1), torch.zeros(1), 2.0, 0),))
+    # Three classes on the axes, target 0; logit scale ln 4: without the target, a view on the axis of class 1 or 2
+    # gives it 4/5 and the other 1/5, and a view on the target's axis gives both 1/2.
     axes = torch.eye(3)
     views = torch.stack([axes[[0, 0, 0, 1]], axes[[2, 1, 2, 0]], axes[[0, 0, 0, 0]]])
-    opinion = guard.second_opinion(views, torch.tensor([0, 0, 0]), torch.tensor(4.0).log())
-    assert opinion.argmax(1).tolist()[:2] == [1, 2], "three of four views are still fooled in the first; no vote"
-    assert opinion[0, 1:].exp().tolist() == pytest.approx([3 / 6 + 4 / 6, 4 / 6])
+    opinion = second_opinion(views, torch.eye(3), torch.tensor([0, 0, 0]), torch.tensor(4.0).log())
+    assert opinion.argmax(1).tolist()[:2] == [1, 2]
+    assert opinion[0, 1:].exp().tolist() == pytest.approx([3 / 4 + 16 / 25, 3 / 4 + 1 / 25])
     assert opinion[1, 1:].exp().tolist() == pytest.approx(
-        [1 / 6 + 4 / 6 + 1 / 6 + 1 / 6, 4 / 6 + 1 / 6 + 4 / 6 + 1 / 6]
+        [1 / 25 + 16 / 25 + 1 / 25 + 1 / 4, 16 / 25 + 1 / 25 + 16 / 25 + 1 / 4]
     )
     assert (opinion[:, 0] < opinion[:, 1:].amin(1)).all(), "never the target"
+
+
+def test_a_sure_view_outvotes_unsure_ones() -> None:
+    # Two views lean to class 1 (0.7 against 0.3), one is sure of class 2 (0.99).
+    sure, leaning = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 0.55, 0.35])
+    views = torch.stack([leaning, leaning, sure])[None]
+    opinion = second_opinion(views, torch.eye(3), torch.tensor([0]), torch.tensor(5.0))
+    assert opinion.argmax(1).tolist() == [2]
+    assert torch.isfinite(opinion).all()
 
 
 def test_only_stopped_images_are_looked_at_again(small_model: DualEncoder, tmp_path: Path) -> None:
@@ -69,7 +80,7 @@ def test_only_stopped_images_are_looked_at_again(small_model: DualEncoder, tmp_p
     _, called, triggered = guard.decide(features)
     assert 0 < len(asked) < 60
     assert asked == triggered.nonzero().flatten().tolist()
-    wanted = guard.second_opinion(views[triggered], called[triggered], small_model.logit_scale)
+    wanted = second_opinion(views[triggered], tuned, called[triggered], small_model.logit_scale)
     assert torch.equal(answer[triggered], wanted)
     assert torch.equal(answer[~triggered], head.logits(features)[~triggered])
     head.save_pretrained(tmp_path / "on")

@@ -15,32 +15,32 @@ Look = Callable[[torch.Tensor], torch.Tensor]
 """Takes row numbers [n] of images and gives unit features [n, K, D] of other views of these images."""
 
 
-def other_views(images: torch.Tensor, *, side: float = 0.75) -> torch.Tensor:
-    """Makes ten views of every image: the four corners and the center, each also mirrored.
+def other_views(images: torch.Tensor, *, sides: tuple[float, ...] = (0.875, 0.75)) -> torch.Tensor:
+    """Makes 21 views of every image: its mirror image and ten crops of either size.
 
-    The ten crops of Krizhevsky et al. 2012, resized to the size of the image. A trigger is tied to a place,
-    a scale or an orientation; what the image shows is not.
+    The ten crops (four corners and the center, each also mirrored) are those of Krizhevsky et al. 2012, resized
+    to the size of the image. A trigger is tied to a place, a scale or an orientation; what the image shows is not.
 
     Args:
         images: Float [n, 3, S, S] in [0, 1].
-        side: Side of a crop, as share of the image's.
+        sides: Sides of the crops, as shares of the image's.
 
     Returns:
-        Float [n, 10, 3, S, S] in [0, 1].
+        Float [n, 1 + 10·len(sides), 3, S, S] in [0, 1].
     """
     size = images.shape[-1]
-    crops = vision.ten_crop(images, [round(side * size)] * 2)
-    resized = [
-        vision.resize(crop, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-        for crop in crops
-    ]
-    return torch.stack(resized, dim=1)
+    views = [vision.horizontal_flip(images)]
+    for side in sides:
+        for crop in vision.ten_crop(images, [round(side * size)] * 2):
+            resized = vision.resize(crop, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
+            views.append(resized.clamp(0, 1))
+    return torch.stack(views, dim=1)
 
 
-def encode_views(model: DualEncoder, images: torch.Tensor, *, batch_size: int = 32) -> torch.Tensor:
-    """Encodes other views of images [n, 3, S, S] in [0, 1], n at least 1, to unit features [n, 10, D].
+def encode_views(model: DualEncoder, images: torch.Tensor, *, batch_size: int = 16) -> torch.Tensor:
+    """Encodes other views of images [n, 3, S, S] in [0, 1], n at least 1, to unit features [n, K, D].
 
-    In bf16: ten views vote, so its rounding does no harm, and they cost ten times an image.
+    In bf16: many views vote, so its rounding does no harm, and they cost K times an image.
     """
     parts = []
     with autocast(model.device, "bf16"):

@@ -17,6 +17,7 @@ from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.second_look import second_opinion
 from clip_antidote.triggers.base import Trigger
 
 FORMAT = 2
@@ -105,7 +106,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         """Logits [N, C] of unit image features [N, D].
 
         With gates, features that look triggered are answered by other views of their images (see
-        `GuardedHead.second_opinion`), or by the tuned prompts where there is no second look; the target they
+        `second_opinion`), or by the tuned prompts where there is no second look; the target they
         were called comes below all other classes. The rest get the logits of the clean prompts.
 
         Args:
@@ -121,7 +122,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         stopped = triggered.nonzero().flatten()
         if look is not None and self.second_look and len(stopped):
             views = look(stopped).to(self.classifier)
-            opinion = guard.second_opinion(views, called[stopped], self.model.logit_scale)
+            opinion = second_opinion(views, self.classifier, called[stopped], self.model.logit_scale)
             tuned = tuned.index_copy(0, stopped, opinion.to(tuned))
         clean = self.model.logit_scale * clean
         bias = self.model.logit_bias

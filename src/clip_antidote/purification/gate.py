@@ -64,27 +64,6 @@ class GuardedHead:
             triggered |= (called == gate.target) & (gate.score(features) < gate.threshold)
         return clean, called, triggered
 
-    def second_opinion(self, views: torch.Tensor, called: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
-        """What other views of triggered images show (docs/method.md, the second look).
-
-        Every view votes with its clean class probabilities; what it gives to the target that the image
-        was called is no vote, so views that the trigger still fools hardly count:
-
-            logits_c = log Σ_k softmax(s·z_k·W)_c for c ≠ t
-
-        Args:
-            views: Unit features [n, K, D].
-            called: The suspected target that each image was called [n].
-            logit_scale: Scalar s.
-
-        Returns:
-            Log-probabilities up to a constant [n, C], the target below all others.
-        """
-        # bounded below by the smallest float, so that a class no view votes for stays a number
-        votes = (logit_scale * views @ self.clean).softmax(dim=-1).sum(dim=1)
-        logits = votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
-        return logits.scatter(1, called[:, None], logits.amin(dim=1, keepdim=True) - 1)
-
 
 @dataclass(frozen=True)
 class GateData:

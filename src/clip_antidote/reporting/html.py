@@ -112,7 +112,7 @@ def how_it_answers(report: Mapping[str, Any]) -> str | None:
     gate = (report.get("settings") or {}).get("gate") or {}
     names = " or ".join(f"“{name}”" for name in targets)
     stopped = (
-        "ten other views of it decide"
+        "21 other views of it decide"
         if gate.get("second_look")
         else "the prompts tuned against the dummy triggers decide"
     )
