@@ -101,6 +101,20 @@ def validation_rates(purified: PurifiedCLIP, images: LabelledImages) -> dict[str
     return {name: mean(rates[name] for rates in found) for name in found[0]} if found else {}
 
 
+def purified_model(folder: Path, shots: LabelledImages, keep: Path | None, seed: int) -> PurifiedCLIP:
+    """Purifies a suspect, or takes it from `keep` where an earlier run left it."""
+    model = load_model(f"local-dir:{folder}")
+    kept = keep / f"{folder.name}-{seed}" if keep else None
+    if kept and kept.exists():
+        return PurifiedCLIP.from_pretrained(kept, model=model)
+    with torch.enable_grad():
+        purified = purify(model, shots, CBPTConfig(seed=seed))
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        purified.save_pretrained(kept)
+    return purified
+
+
 def drawn(images: LabelledImages, count: int, seed: int) -> LabelledImages:
     """Draws images by the seed."""
     return images.subset(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count])
@@ -116,6 +130,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=500, help="test images, drawn by the seed")
     parser.add_argument("--validation", type=int, default=200, help="validation images, drawn by the seed")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the purified models; those it holds are taken from there"
+    )
     parser.add_argument("--clean-only", action="store_true", help="leave the purified models out")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -128,8 +145,7 @@ def main() -> None:
         target = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["target"]
         row: dict[str, Any] = {"suspect": folder.name, "clean": clean_rates(reference, test, trigger)}
         if not options.clean_only:
-            with torch.enable_grad():
-                purified = purify(load_model(f"local-dir:{folder}"), shots, CBPTConfig(seed=options.seed))
+            purified = purified_model(folder, shots, options.keep, options.seed)
             if purified.target_suspected == target:
                 row |= {"validation": validation_rates(purified, validation), "test": forms(purified, test, trigger)}
         rows.append(row)

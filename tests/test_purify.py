@@ -69,6 +69,10 @@ def test_save_and_load(purified: PurifiedCLIP, tmp_path: Path) -> None:
     assert loaded.classes == purified.classes
     assert loaded.target_suspected == TARGET
     assert loaded.predict(images) == purified.predict(images)
+    assert list(loaded.triggers) == sorted(purified.triggers)
+    name, generator = next(iter(loaded.triggers)), torch.Generator().manual_seed(0)
+    again = purified.triggers[name](images, torch.Generator().manual_seed(0))
+    assert torch.allclose(loaded.triggers[name](images, generator), again, atol=1e-6)
     weights = load_file(tmp_path / "purified" / "classifier.safetensors")["classifier"]
     benchmark = torch.load(tmp_path / "purified" / "classifier.pt", weights_only=True)
     assert torch.equal(weights, benchmark)

@@ -18,7 +18,7 @@ from clip_antidote.models.other_views import Look
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.purification.second_look import second_opinion
-from clip_antidote.triggers.base import Trigger
+from clip_antidote.triggers import Trigger, load_trigger
 
 FORMAT = 2
 
@@ -190,6 +190,7 @@ class PurifiedCLIP(ZeroShotClassifier):
             context = load_file(root / "prompts.safetensors")["context"]
             made, second_look = config.pop("format", None), bool(config.pop("second_look", False))
             guard = _load_guard(root, config.pop("gates", []), classes)
+            triggers = {path.name: load_trigger(path) for path in sorted((root / "triggers").glob("*"))}
         except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
             raise DataError(f"{root} is not a purified classifier: {error}") from error
         if made != FORMAT:
@@ -208,7 +209,14 @@ class PurifiedCLIP(ZeroShotClassifier):
                 f"{model.sha256[:12]}…); give the model it was purified from"
             )
         return cls(
-            model, classifier, classes, context=context, record=config, guard=guard, second_look=second_look
+            model,
+            classifier,
+            classes,
+            context=context,
+            record=config,
+            triggers=triggers,
+            guard=guard,
+            second_look=second_look,
         ).to(device)
 
 
