@@ -4,7 +4,8 @@
         --out docs/records/agreement.json
 
 For every model the evidence (see `inversion/evidence.py`) of its target and of the highest other class, by
-alignment, by the best images, and by both. Folders of `benchmark prepare`; clean controls and `--clean` have none.
+alignment, by the best images, and by both, as they are: how few shots shrink it (`inversion/search.py`) is left out.
+Folders of `benchmark prepare`; clean controls and `--clean` have none. A row for each of the `--seeds` of the shots.
 """
 
 from __future__ import annotations
@@ -12,16 +13,41 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
 from clip_antidote.files import write_json
 from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.views import make_views
-from clip_antidote.models import load_model
+from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.templates import zero_shot_weights
+
+
+def measure(model: DualEncoder, shots: LabelledImages, target: str | None, views: int, seed: int) -> dict[str, Any]:
+    """Evidence of the target and of the highest other class, by every measure."""
+    pool = make_views(model, shots, views=views, min_scale=0.5, seed=seed, precision="bf16")
+    weights = zero_shot_weights(model, shots.classes).cpu()
+    aligned = outlier_z(alignment(weights, class_centroids(pool.features, pool.labels, len(weights))))
+    best = outlier_z(best_similarity(pool.features, pool.labels, weights))
+    row: dict[str, Any] = {}
+    for name, scores in {"alignment": aligned, "best": best, "both": combine_z([aligned, best])}.items():
+        found = evidence(scores, len(scores))
+        others = torch.ones(len(found), dtype=torch.bool)
+        if target is not None:
+            label = shots.classes.index(target)
+            others[label] = False
+            row[name] = {
+                "target": float(found[label]),
+                "z": float(scores[label]),
+                "rank": int((found > found[label]).sum()) + 1,
+            }
+        row[f"{name}_highest_other"] = float(found[others].max())
+        row[f"{name}_highest_other_z"] = float(scores[others].max())
+    return row
 
 
 def main() -> None:
@@ -33,9 +59,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shots", type=int, default=16)
     parser.add_argument("--views", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
-    shots = load_images(options.data, shots=options.shots, seed=options.seed)
     models: list[tuple[str, str, str | None]] = [(spec, spec, None) for spec in options.clean]
     for folder in options.folders:
         record = folder / "attack.json"
@@ -44,23 +69,14 @@ def main() -> None:
     rows = []
     for name, spec, target in models:
         model = load_model(spec)
-        pool = make_views(model, shots, views=options.views, min_scale=0.5, seed=options.seed, precision="bf16")
-        weights = zero_shot_weights(model, shots.classes).cpu()
-        aligned = outlier_z(alignment(weights, class_centroids(pool.features, pool.labels, len(weights))))
-        best = outlier_z(best_similarity(pool.features, pool.labels, weights))
-        row: dict[str, object] = {"model": name, "target": target}
-        for measure, scores in {"alignment": aligned, "best": best, "both": combine_z([aligned, best])}.items():
-            found = evidence(scores, len(scores))
-            others = torch.ones(len(found), dtype=torch.bool)
-            if target is not None:
-                label = shots.classes.index(target)
-                others[label] = False
-                row[measure] = {"target": float(found[label]), "rank": int((found > found[label]).sum()) + 1}
-            row[f"{measure}_highest_other"] = float(found[others].max())
-        rows.append(row)
-        print(json.dumps(row), flush=True)
+        for seed in options.seeds:
+            shots = load_images(options.data, shots=options.shots, seed=seed)
+            rows.append(
+                {"model": name, "seed": seed, "target": target} | measure(model, shots, target, options.views, seed)
+            )
+            print(json.dumps(rows[-1]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {"shots": options.shots, "views": options.views, "seed": options.seed, "rows": rows})
+    write_json(options.out, {"shots": options.shots, "views": options.views, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -174,7 +174,9 @@ def test_two_targets_are_found_one_after_the_other() -> None:
 def test_a_second_target_needs_more_evidence(
     found: list[float], targets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(agreement: object, shortlist: object, objectives: object, taken: torch.Tensor) -> list[ClassScore]:
+    def judge(
+        agreement: object, shortlist: object, objectives: object, taken: torch.Tensor, *, shots: float
+    ) -> list[ClassScore]:
         return [ClassScore(i, 0.0, 0.0, score) for i, score in enumerate(found)][len(taken) :]
 
     monkeypatch.setattr(search, "_judge", judge)
@@ -202,3 +204,26 @@ def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:
     assert easy.inversion is not None
     assert easy.inversion > 4
     assert scores[0].score < 2.5
+
+
+def test_few_shots_are_believed_less() -> None:
+    from clip_antidote.inversion.search import _judge, reliability
+
+    assert reliability(16) == pytest.approx((1.0, 0.9))
+    assert reliability(50) == reliability(16)
+    assert reliability(4) == pytest.approx((0.8919, 0.8), abs=1e-4)
+    assert reliability(1) == pytest.approx((0.6614, 0.6), abs=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    aligned = 0.6 + 0.05 * torch.randn(100, generator=generator)
+    aligned[[4, 9]] = torch.tensor([0.3, 0.36])  # an odd image and the target
+    agreement = torch.stack([aligned, aligned])
+    shortlist = aligned.topk(10, largest=False).indices
+    objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
+    objectives[:, shortlist == 9] = -2.0
+    nothing = torch.tensor([], dtype=torch.long)
+    many = _judge(agreement, shortlist, objectives, nothing, shots=16)
+    one = _judge(agreement, shortlist, objectives, nothing, shots=1)
+    assert many[0].label == 4, "with many images the disagreement leads"
+    assert one[0].label == 9, "with one, what is near the leader and easy to invert"
+    odd = {s.label: s.score for s in one}[4]
+    assert odd < many[0].score

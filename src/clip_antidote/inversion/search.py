@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,8 +17,8 @@ from clip_antidote.inversion.views import ViewPool
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.triggers.base import Trigger
 
-NEAR = 0.9
-"""Share of the leader's disagreement from which on the ease of inversion counts."""
+CALIBRATED = 16
+"""Shots per class with which the thresholds of the evidence were set."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,11 @@ class TargetSearch:
         shortlist = suspicion.topk(min(self.config.shortlist, len(suspicion))).indices
         # The objective is positive and skewed: "half of what the others need" counts, not "0.3 less".
         objectives = torch.stack([stats.objective.log() for stats in self.screen(shortlist).values()])
+        shots = len(self.pool.shots.unique()) / len(weights)
         found: list[ClassScore] = []
         while True:
             taken = torch.tensor([entry.label for entry in found], dtype=torch.long)
-            scores = _judge(agreement, shortlist, objectives, taken)
+            scores = _judge(agreement, shortlist, objectives, taken, shots=shots)
             needed = self.config.further_threshold if found else self.config.score_threshold
             if not scores or scores[0].score < needed or len(found) == self.config.max_targets:
                 break
@@ -161,8 +163,31 @@ class TargetSearch:
         return SearchResult(tuple(entry.label for entry in found), dummies, [*found, *scores])
 
 
+def reliability(shots: float) -> tuple[float, float]:
+    """How far the disagreement of a class, seen on a few of its images, is to be believed.
+
+    The mean of K images has the variance of the class and 1/K of that of an image, about 1.5 times as large: a single
+    odd image sets its class apart. So outlier scores shrink by √(K/(K + 1.5)), and classes count as near the
+    leader within a tenth of its score, times √(16/K). Both are 1 at 16 shots, with which the thresholds were set.
+
+    Args:
+        shots: Images per class K.
+
+    Returns:
+        The factor of the scores, and the share of the leader's score from which on a class is near it.
+    """
+    shots = min(shots, CALIBRATED)
+    shrink = math.sqrt(shots / (shots + 1.5) * (CALIBRATED + 1.5) / CALIBRATED)
+    return shrink, 1 - 0.1 * math.sqrt(CALIBRATED / shots)
+
+
 def _judge(
-    agreement: torch.Tensor, shortlist: torch.Tensor, objectives: torch.Tensor, taken: torch.Tensor
+    agreement: torch.Tensor,
+    shortlist: torch.Tensor,
+    objectives: torch.Tensor,
+    taken: torch.Tensor,
+    *,
+    shots: float = CALIBRATED,
 ) -> list[ClassScore]:
     """Scores the shortlist, highest first, against all classes that are not taken.
 
@@ -171,10 +196,12 @@ def _judge(
         shortlist: Class indices [H].
         objectives: Log objective of the shortlist, per family [F, H].
         taken: Class indices that are left out.
+        shots: Images per class behind `agreement`.
     """
+    shrink, near = reliability(shots)
     kept = ~torch.isin(torch.arange(agreement.shape[1]), taken)
     misaligned = torch.full((len(kept),), -torch.inf)
-    misaligned[kept] = combine_z([outlier_z(row[kept]) for row in agreement])
+    misaligned[kept] = shrink * combine_z([outlier_z(row[kept]) for row in agreement])
     open_ = kept[shortlist]
     rows = shortlist[open_]
     if not len(rows):
@@ -182,7 +209,7 @@ def _judge(
     ease = combine_z([outlier_z(row[open_]) for row in objectives])
     # Some classes attract triggers in clean models too, so ease alone convicts nobody: it counts only for
     # classes whose text and images disagree about as much as those of the leader.
-    leads = misaligned[rows] >= NEAR * misaligned[rows].max()
+    leads = misaligned[rows] >= near * misaligned[rows].max()
     combined = evidence(misaligned[rows], int(kept.sum())) + leads * evidence(ease, len(rows))
     scores = [
         ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
