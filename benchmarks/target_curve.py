@@ -4,13 +4,14 @@
 
 SUSPECT is a folder of `clip-antidote attack` or `benchmark prepare`. The gate's points differ in its threshold
 alone; the points of one weight per class in `reclassification_weight`. Test
-images are used to draw the curve, never to choose a point on it.
+images are used to draw the curve, never to choose a point on it. PA in the record is by one look.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,6 +67,7 @@ def main() -> None:
     model = load_model(f"local-dir:{options.suspect}")
     shots = load_images(options.data, shots=16, seed=options.seed)
     features = encode_test_images(model, load_images(options.data, split="test"), trigger=true)
+    features = replace(features, look_clean=None, look_triggered=None)  # a second look changes neither axis
     config = CBPTConfig(seed=options.seed)
     blind = purify(model, shots, config)
     if blind.target_suspected != target:
