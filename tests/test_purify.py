@@ -63,6 +63,7 @@ def test_a_clean_model_keeps_its_accuracy_and_no_target_is_reported(
 
 def test_save_and_load(purified: PurifiedCLIP, tmp_path: Path) -> None:
     purified.save_pretrained(tmp_path / "purified")
+    (tmp_path / "purified" / "triggers" / "picture.png").write_bytes(b"as a report leaves it")
     loaded = PurifiedCLIP.from_pretrained(tmp_path / "purified")
     images = torch.rand(3, 3, 100, 120)
     assert torch.allclose(loaded(images), purified(images), atol=1e-5)

@@ -190,7 +190,8 @@ class PurifiedCLIP(ZeroShotClassifier):
             context = load_file(root / "prompts.safetensors")["context"]
             made, second_look = config.pop("format", None), bool(config.pop("second_look", False))
             guard = _load_guard(root, config.pop("gates", []), classes)
-            triggers = {path.name: load_trigger(path) for path in sorted((root / "triggers").glob("*"))}
+            found = sorted((root / "triggers").glob("*/trigger.json"))  # pictures lie beside the folders
+            triggers = {path.parent.name: load_trigger(path) for path in found}
         except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
             raise DataError(f"{root} is not a purified classifier: {error}") from error
         if made != FORMAT:
