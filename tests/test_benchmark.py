@@ -117,7 +117,7 @@ def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path)
 
 def test_tables_show_the_same_run_with_less_of_the_defense() -> None:
     def rates(asr: float, pa: float) -> dict[str, float]:
-        return {"ca": 0.7, "asr": asr, "asr_floor": 0.0, "pa": pa, "target_ca": 0.6}
+        return {"ca": 0.7, "mean_per_class_recall": 0.5, "asr": asr, "asr_floor": 0.0, "pa": pa, "target_ca": 0.6}
 
     record = {
         "suspect": "badnet-cat",
@@ -142,6 +142,7 @@ def test_tables_show_the_same_run_with_less_of_the_defense() -> None:
         "| cbpt (one look)",
         "| cbpt (one weight)",
     ]
-    assert lines[4].split(" | ")[4] == "40.0", "PA"
-    assert lines[3].split(" | ")[8] == "75.0", "PA as share of the clean model's"
+    assert lines[3].split(" | ")[2] == "50.0", "mean per-class recall"
+    assert lines[4].split(" | ")[5] == "40.0", "PA"
+    assert lines[3].split(" | ")[9] == "75.0", "PA as share of the clean model's"
     assert "one look" not in results_table([record])

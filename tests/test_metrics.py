@@ -53,7 +53,19 @@ def test_to_dict_has_values_intervals_and_counts() -> None:
 
 
 def test_clean_predictions_alone_give_clean_accuracy_alone() -> None:
-    assert set(compute_metrics(CLEAN, LABELS).to_dict()) == {"ca", "ca_interval", "ca_count"}
+    values = compute_metrics(CLEAN, LABELS).to_dict()
+    assert set(values) == {"ca", "ca_interval", "ca_count", "mean_per_class_recall"}
+
+
+def test_mean_per_class_recall_by_hand_and_by_scikit_learn() -> None:
+    # Right are 2 of 3, 1 of 2 and 2 of 3.
+    assert hand_metrics().mean_per_class_recall == pytest.approx((2 / 3 + 1 / 2 + 2 / 3) / 3)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(7, (300,), generator=generator) * 2  # every other class has no image
+    predictions = torch.where(torch.rand(300, generator=generator) < 0.6, labels, 1)
+    wanted = recall_score(labels, predictions, average="macro", labels=labels.unique())
+    assert compute_metrics(predictions, labels).mean_per_class_recall == pytest.approx(wanted)
+    assert compute_metrics(labels[:0], labels[:0]).mean_per_class_recall is None
 
 
 def test_triggered_predictions_without_target_give_recovery_only() -> None:
@@ -119,7 +131,12 @@ def test_no_images_at_all() -> None:
     empty = torch.empty(0, dtype=torch.long)
     metrics = compute_metrics(empty, empty)
     assert math.isnan(metrics.ca.value)
-    assert metrics.to_dict() == {"ca": None, "ca_interval": [0.0, 1.0], "ca_count": 0}
+    assert metrics.to_dict() == {
+        "ca": None,
+        "ca_interval": [0.0, 1.0],
+        "ca_count": 0,
+        "mean_per_class_recall": None,
+    }
 
 
 def test_predictions_that_do_not_fit_are_refused() -> None:

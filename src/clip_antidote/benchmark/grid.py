@@ -217,7 +217,8 @@ def _point(defended: PurifiedCLIP, features: TestFeatures, target: str, threshol
     """One point of the curve: the rates with the gate at another threshold."""
     metrics = measure(defended.with_threshold(threshold), features, target=target).metrics
     rates = {"ca": metrics.ca, "asr": metrics.asr, "pa": metrics.pa, "target_ca": metrics.target_ca}
-    return {"threshold": threshold, **{name: rate.value for name, rate in rates.items() if rate is not None}}
+    values = {name: rate.value for name, rate in rates.items() if rate is not None}
+    return {"threshold": threshold, **values, "mean_per_class_recall": metrics.mean_per_class_recall or 0.0}
 
 
 def read_zoo(folder: Path) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from statistics import mean
 from typing import Any
 
-COLUMNS = ("ca", "asr", "asr_floor", "pa", "target_ca")
-HEADS = ("CA", "ASR", "floor", "PA", "target CA")
+COLUMNS = ("ca", "mean_per_class_recall", "asr", "asr_floor", "pa", "target_ca")
+HEADS = ("CA", "mean recall", "ASR", "floor", "PA", "target CA")
 
 
 def _percent(values: Iterable[float | None], digits: int = 1) -> str:

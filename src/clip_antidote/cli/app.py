@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from clip_antidote.cli import attack, benchmark, data, demo, evaluate, ls, purify, train, train_stego
+from clip_antidote.cli import attack, benchmark, data, demo, evaluate, export, ls, purify, train, train_stego
 from clip_antidote.cli.common import progress_console
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.progress import show_progress
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("purify")(purify.command)
 app.command("evaluate")(evaluate.command)
+app.command("export")(export.command)
 app.command("attack")(attack.command)
 app.command("ls")(ls.command)
 app.add_typer(data.app, name="data")

@@ -27,6 +27,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 ROWS = (
     ("ca", "clean accuracy (CA)"),
+    ("mean_per_class_recall", "mean per-class recall"),
     ("asr", "attack success rate (ASR)"),
     ("asr_all", "ASR over all images"),
     ("asr_floor", "ASR floor (no trigger)"),
@@ -43,10 +44,12 @@ def merge_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, An
 
 
 def rate_text(metrics: dict[str, Any], name: str) -> str:
-    """One rate with its interval, "–" where it was not measured."""
+    """One rate with its interval, where it has one, "–" where it was not measured."""
     value = metrics.get(name)
     if value is None:
         return "–"
+    if f"{name}_interval" not in metrics:
+        return f"{100 * value:5.1f} %"
     low, high = metrics[f"{name}_interval"]
     return f"{100 * value:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 

@@ -30,6 +30,8 @@ class Metrics:
         pa: Triggered images, of all classes, that are called by their true class (recovery).
         target_ca: Clean accuracy on the images of the target class.
         target: Name of the target class.
+        mean_per_class_recall: Clean accuracy of every class, averaged over the classes that have images; what `ca`
+            would be with as many images of each. None without images.
     """
 
     ca: Rate
@@ -39,15 +41,16 @@ class Metrics:
     pa: Rate | None = None
     target_ca: Rate | None = None
     target: str | None = None
+    mean_per_class_recall: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns values, intervals and counts of the rates that were measured, ready for JSON.
 
         Returns:
             For every rate NAME: `NAME` (share in [0, 1], None where there was no image),
-            `NAME_interval` [low, high] and `NAME_count`; `target` where there is one.
+            `NAME_interval` [low, high] and `NAME_count`; `mean_per_class_recall`; `target` where there is one.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"mean_per_class_recall": self.mean_per_class_recall}
         for name in RATES:
             rate: Rate | None = getattr(self, name)
             if rate is not None:
@@ -113,7 +116,20 @@ def compute_metrics(
             rates["asr_all"] = _rate(triggered_predictions == target)
             rates["asr_floor"] = _rate(clean_predictions[others] == target)
     name = None if target is None else classes[target] if classes is not None else str(target)
-    return Metrics(ca=_rate(clean_predictions == labels), **rates, target=name)
+    return Metrics(
+        ca=_rate(clean_predictions == labels),
+        **rates,
+        target=name,
+        mean_per_class_recall=_mean_per_class_recall(clean_predictions, labels),
+    )
+
+
+def _mean_per_class_recall(predictions: torch.Tensor, labels: torch.Tensor) -> float | None:
+    if not len(labels):
+        return None
+    counts = labels.bincount().double()
+    hits = labels[predictions == labels].bincount(minlength=len(counts)).double()
+    return float((hits / counts)[counts > 0].mean())
 
 
 def per_class_accuracy(

@@ -15,7 +15,18 @@ Look = Callable[[torch.Tensor], torch.Tensor]
 """Takes row numbers [n] of images and gives unit features [n, K, D] of other views of these images."""
 
 
-def other_views(images: torch.Tensor, *, sides: tuple[float, ...] = (0.875, 0.75)) -> torch.Tensor:
+SIDES = (0.875, 0.75)
+"""Sides of the crops, as shares of the image's."""
+
+
+def crop_corners(size: int, side: int) -> list[tuple[int, int]]:
+    """Top left corners (row, column) of the five crops that torchvision's `five_crop` makes, in its order."""
+    end = size - side
+    center = round(end / 2)
+    return [(0, 0), (0, end), (end, 0), (end, end), (center, center)]
+
+
+def other_views(images: torch.Tensor, *, sides: tuple[float, ...] = SIDES) -> torch.Tensor:
     """Makes 21 views of every image: its mirror image and ten crops of either size.
 
     The ten crops (four corners and the center, each also mirrored) are those of Krizhevsky et al. 2012, resized

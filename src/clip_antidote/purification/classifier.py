@@ -73,14 +73,12 @@ class PurifiedCLIP(ZeroShotClassifier):
         """Clean class weights and gates, None where the classifier has one weight per class."""
         if not self._gates:
             return None
-        counts = [count for _, _, count in self._gates]
-        directions = self.get_buffer("guard_directions").split(counts, dim=1)
-        offsets = self.get_buffer("guard_offsets").split(counts)
-        gates = tuple(
-            Gate(direction, offset, threshold, target)
-            for (target, threshold, _), direction, offset in zip(self._gates, directions, offsets, strict=True)
-        )
-        return GuardedHead(self.get_buffer("guard_clean"), gates)
+        directions, offsets = self.get_buffer("guard_directions"), self.get_buffer("guard_offsets")
+        gates, end = [], 0
+        for target, threshold, count in self._gates:
+            start, end = end, end + count
+            gates.append(Gate(directions[:, start:end], offsets[start:end], threshold, target))
+        return GuardedHead(self.get_buffer("guard_clean"), tuple(gates))
 
     def single(self) -> ZeroShotClassifier:
         """Returns the same classifier without the gates: one weight per class, as in the paper."""
@@ -119,8 +117,8 @@ class PurifiedCLIP(ZeroShotClassifier):
             return tuned
         clean, called, triggered = guard.decide(features.to(self.classifier))
         tuned = tuned.scatter(1, called[:, None], tuned.amin(dim=1, keepdim=True) - 1)
-        stopped = triggered.nonzero().flatten()
-        if look is not None and self.second_look and len(stopped):
+        if look is not None and self.second_look and (torch.compiler.is_exporting() or bool(triggered.any())):
+            stopped = triggered.nonzero().flatten()
             views = look(stopped).to(self.classifier)
             opinion = second_opinion(views, self.classifier, called[stopped], self.model.logit_scale)
             tuned = tuned.index_copy(0, stopped, opinion.to(tuned))

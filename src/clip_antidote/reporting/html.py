@@ -32,6 +32,12 @@ class Metric(NamedTuple):
 METRICS = (
     Metric("ca", "Clean accuracy (CA)", "share of clean test images that get their true class", True),
     Metric(
+        "mean_per_class_recall",
+        "Mean per-class recall",
+        "clean accuracy of every class, averaged: rare classes count as much as frequent ones",
+        True,
+    ),
+    Metric(
         "asr",
         "Attack success rate (ASR)",
         "share of triggered test images of the other classes that are called the target",
