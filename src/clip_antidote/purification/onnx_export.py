@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +113,7 @@ def export_onnx(purified: PurifiedCLIP, path: str | Path) -> None:
         ) from error
     model, size = purified.model, purified.model.image_size
     images = torch.zeros(2, 3, size, size, device=model.device)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # about the exporter's own inner changes
+    with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             _Graph(purified).eval(),
             (images,),
@@ -133,6 +135,20 @@ def export_onnx(purified: PurifiedCLIP, path: str | Path) -> None:
     program.model.metadata_props.update(_metadata(purified))
     with atomic_path(path) as temporary:
         program.save(temporary, external_data=False)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps back what the exporter says about its own inner changes and the constants it leaves as they are."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _metadata(purified: PurifiedCLIP) -> dict[str, str]:
