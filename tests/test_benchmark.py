@@ -146,3 +146,6 @@ def test_tables_show_the_same_run_with_less_of_the_defense() -> None:
     assert lines[4].split(" | ")[5] == "40.0", "PA"
     assert lines[3].split(" | ")[9] == "75.0", "PA as share of the clean model's"
     assert "one look" not in results_table([record])
+    older = {**record, "after": {k: v for k, v in rates(0.01, 0.6).items() if k != "mean_per_class_recall"}}
+    assert "mean recall" in summary_table([record])
+    assert "mean recall" not in summary_table([record, older]), "a mean over some of the records tells nothing"

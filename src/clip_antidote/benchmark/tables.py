@@ -6,8 +6,14 @@ from collections.abc import Iterable
 from statistics import mean
 from typing import Any
 
-COLUMNS = ("ca", "mean_per_class_recall", "asr", "asr_floor", "pa", "target_ca")
-HEADS = ("CA", "mean recall", "ASR", "floor", "PA", "target CA")
+COLUMNS = {
+    "ca": "CA",
+    "mean_per_class_recall": "mean recall",
+    "asr": "ASR",
+    "asr_floor": "floor",
+    "pa": "PA",
+    "target_ca": "target CA",
+}
 
 
 def _percent(values: Iterable[float | None], digits: int = 1) -> str:
@@ -15,8 +21,15 @@ def _percent(values: Iterable[float | None], digits: int = 1) -> str:
     return f"{100 * mean(known):.{digits}f}" if known else "–"
 
 
-def _row(name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str:
-    cells = [*name, *(_percent(m.get(column) for m in metrics) for column in COLUMNS), *more]
+def _columns(metrics: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """The rates to show and their heads; what older records lack is left out, for a mean over some tells nothing."""
+    metrics = list(metrics)
+    lacking = "mean_per_class_recall" if any("mean_per_class_recall" not in m for m in metrics) else None
+    return {key: head for key, head in COLUMNS.items() if key != lacking}
+
+
+def _row(columns: Iterable[str], name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str:
+    cells = [*name, *(_percent(m.get(column) for m in metrics) for column in columns), *more]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -37,21 +50,27 @@ def with_parts(records: list[dict[str, Any]], parts: Iterable[str] = PARTS) -> l
 
 def results_table(records: list[dict[str, Any]]) -> str:
     """One row per suspect and defense, means over seeds in percent; undefended and clean model beside."""
-    heads = ["suspect", "defense", *HEADS, "ASR by seed", "target named", "seconds"]
+    columns = _columns(r["after"] for r in records)
+    heads = ["suspect", "defense", *columns.values(), "ASR by seed", "target named", "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     records = with_parts(records, ["after_single"])
     for suspect in sorted({r["suspect"] for r in records}):
         rows = [r for r in records if r["suspect"] == suspect]
         if rows[0]["reference"]:
-            lines.append(_row([suspect, "(clean model)"], [rows[0]["reference"]], ["", "", ""]))
-        lines.append(_row([suspect, "none"], [rows[0]["before"]], ["", "", ""]))
+            lines.append(_row(columns, [suspect, "(clean model)"], [rows[0]["reference"]], ["", "", ""]))
+        lines.append(_row(columns, [suspect, "none"], [rows[0]["before"]], ["", "", ""]))
         for defense in dict.fromkeys(r["defense"] for r in rows):
             runs = sorted((r for r in rows if r["defense"] == defense), key=lambda r: r["seed"])
             by_seed = " ".join(_percent([r["after"].get("asr")], 2) for r in runs)
             named = sum(r["target_suspected"] == r["target"] for r in runs)
             seconds = f"{mean(r['seconds'] for r in runs):.0f}"
             lines.append(
-                _row([suspect, defense], [r["after"] for r in runs], [by_seed, f"{named}/{len(runs)}", seconds])
+                _row(
+                    columns,
+                    [suspect, defense],
+                    [r["after"] for r in runs],
+                    [by_seed, f"{named}/{len(runs)}", seconds],
+                )
             )
     return "\n".join(lines)
 
@@ -59,11 +78,21 @@ def results_table(records: list[dict[str, Any]]) -> str:
 def summary_table(records: list[dict[str, Any]]) -> str:
     """One row per defense, means over all poisoned suspects and seeds in percent."""
     poisoned = [r for r in with_parts(records) if r["target"] is not None]
-    heads = ["defense", *HEADS, "largest ASR", "PA / PA of the oracle", "PA / PA of the clean model", "target named"]
+    columns = _columns(r["after"] for r in poisoned)
+    heads = [
+        "defense",
+        *columns.values(),
+        "largest ASR",
+        "PA / PA of the oracle",
+        "PA / PA of the clean model",
+        "target named",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     oracle = {(r["suspect"], r["seed"]): r["after"]["pa"] for r in poisoned if r["defense"] == "oracle"}
     undefended = list({r["suspect"]: r["before"] for r in poisoned}.values())
-    lines.append(_row(["none"], undefended, [_percent([max((m["asr"] for m in undefended), default=0)]), "", "", ""]))
+    lines.append(
+        _row(columns, ["none"], undefended, [_percent([max((m["asr"] for m in undefended), default=0)]), "", "", ""])
+    )
     for defense in dict.fromkeys(r["defense"] for r in poisoned):
         runs = [r for r in poisoned if r["defense"] == defense]
         shares = [
@@ -72,7 +101,7 @@ def summary_table(records: list[dict[str, Any]]) -> str:
         kept = [r["after"]["pa"] / r["reference"]["pa"] for r in runs if r["reference"]]
         named = sum(r["target_suspected"] == r["target"] for r in runs)
         more = [_percent([max(r["after"]["asr"] for r in runs)], 2), _percent(shares), _percent(kept)]
-        lines.append(_row([defense], [r["after"] for r in runs], [*more, f"{named}/{len(runs)}"]))
+        lines.append(_row(columns, [defense], [r["after"] for r in runs], [*more, f"{named}/{len(runs)}"]))
     return "\n".join(lines)
 
 
@@ -107,7 +136,18 @@ def zoo_table(records: list[dict[str, Any]]) -> str:
     Args:
         records: Records of `prepare_zoo`.
     """
-    heads = ["model", "poison", "steps", "CA clean", *HEADS, "ASR clean model", "PA clean model", "seconds", "gate"]
+    columns = _columns(record["poisoned"] for record in records)
+    heads = [
+        "model",
+        "poison",
+        "steps",
+        "CA clean",
+        *columns.values(),
+        "ASR clean model",
+        "PA clean model",
+        "seconds",
+        "gate",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for record in records:
         clean, poisoned, config = record["clean"], record["poisoned"], record["config"]
@@ -120,5 +160,5 @@ def zoo_table(records: list[dict[str, Any]]) -> str:
         ]
         reference = [_percent([clean.get("asr")]), _percent([clean.get("pa")])]
         gate = record["gate"].split(":")[0]
-        lines.append(_row(name, [poisoned], [*reference, f"{record['seconds']:.0f}", gate]))
+        lines.append(_row(columns, name, [poisoned], [*reference, f"{record['seconds']:.0f}", gate]))
     return "\n".join(lines)
