@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import clip_antidote
 from clip_antidote.attacks.run import AttackResult
 from clip_antidote.cli.app import main
 from clip_antidote.data.images import LabelledImages
@@ -89,7 +90,7 @@ def test_a_transformer_with_and_without_stopped_images(
 
 def test_without_gates_both_answers_are_one(small_model: DualEncoder, tmp_path: Path) -> None:
     purified = guarded(small_model, None)
-    export_onnx(purified, tmp_path / "small.onnx")
+    clip_antidote.export_onnx(purified, tmp_path / "small.onnx")
     images = noise(small_model)
     logits, triggered, single, _ = run(tmp_path / "small.onnx", images)
     assert np.allclose(logits, purified(images).numpy(), atol=1e-3)

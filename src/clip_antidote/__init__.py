@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from clip_antidote.prompts.classifier import ZeroShotClassifier
     from clip_antidote.purification.classifier import PurifiedCLIP
     from clip_antidote.purification.config import CBPTConfig
+    from clip_antidote.purification.onnx_export import export_onnx
     from clip_antidote.purification.pipeline import purify
     from clip_antidote.triggers import load_trigger
 
@@ -20,6 +21,7 @@ __all__ = [
     "PurifiedCLIP",
     "ZeroShotClassifier",
     "evaluate",
+    "export_onnx",
     "load_images",
     "load_model",
     "load_trigger",
@@ -31,6 +33,7 @@ _HOMES = {
     "PurifiedCLIP": "clip_antidote.purification.classifier",
     "ZeroShotClassifier": "clip_antidote.prompts.classifier",
     "evaluate": "clip_antidote.evaluation.evaluate",
+    "export_onnx": "clip_antidote.purification.onnx_export",
     "load_images": "clip_antidote.data.folders",
     "load_model": "clip_antidote.models",
     "load_trigger": "clip_antidote.triggers",
