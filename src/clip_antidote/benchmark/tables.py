@@ -23,9 +23,13 @@ def _percent(values: Iterable[float | None], digits: int = 1) -> str:
 
 def _columns(metrics: Iterable[dict[str, Any]]) -> dict[str, str]:
     """The rates to show and their heads; what older records lack is left out, for a mean over some tells nothing."""
-    metrics = list(metrics)
-    lacking = "mean_per_class_recall" if any("mean_per_class_recall" not in m for m in metrics) else None
-    return {key: head for key, head in COLUMNS.items() if key != lacking}
+    newer = "mean_per_class_recall"
+    known = all(newer in m for m in metrics)
+    return {key: head for key, head in COLUMNS.items() if known or key != newer}
+
+
+def _head(*names: str) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
 
 
 def _row(columns: Iterable[str], name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str:
@@ -51,8 +55,7 @@ def with_parts(records: list[dict[str, Any]], parts: Iterable[str] = PARTS) -> l
 def results_table(records: list[dict[str, Any]]) -> str:
     """One row per suspect and defense, means over seeds in percent; undefended and clean model beside."""
     columns = _columns(r["after"] for r in records)
-    heads = ["suspect", "defense", *columns.values(), "ASR by seed", "target named", "seconds"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = _head("suspect", "defense", *columns.values(), "ASR by seed", "target named", "seconds")
     records = with_parts(records, ["after_single"])
     for suspect in sorted({r["suspect"] for r in records}):
         rows = [r for r in records if r["suspect"] == suspect]
@@ -79,15 +82,14 @@ def summary_table(records: list[dict[str, Any]]) -> str:
     """One row per defense, means over all poisoned suspects and seeds in percent."""
     poisoned = [r for r in with_parts(records) if r["target"] is not None]
     columns = _columns(r["after"] for r in poisoned)
-    heads = [
+    lines = _head(
         "defense",
         *columns.values(),
         "largest ASR",
         "PA / PA of the oracle",
         "PA / PA of the clean model",
         "target named",
-    ]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    )
     oracle = {(r["suspect"], r["seed"]): r["after"]["pa"] for r in poisoned if r["defense"] == "oracle"}
     undefended = list({r["suspect"]: r["before"] for r in poisoned}.values())
     lines.append(
@@ -113,8 +115,7 @@ def curve_table(records: list[dict[str, Any]]) -> str:
     runs = [r for r in records if r.get("curve") and r["defense"] == "cbpt"]
     if not runs:
         return ""
-    heads = ["threshold", "CA", "ASR", "largest ASR", "PA", "target CA", "lowest target CA"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = _head("threshold", "CA", "ASR", "largest ASR", "PA", "target CA", "lowest target CA")
     for points in zip(*(run["curve"] for run in runs), strict=True):
         values = {key: [point[key] for point in points] for key in ("ca", "asr", "pa", "target_ca")}
         cells = [
@@ -137,7 +138,7 @@ def zoo_table(records: list[dict[str, Any]]) -> str:
         records: Records of `prepare_zoo`.
     """
     columns = _columns(record["poisoned"] for record in records)
-    heads = [
+    lines = _head(
         "model",
         "poison",
         "steps",
@@ -147,8 +148,7 @@ def zoo_table(records: list[dict[str, Any]]) -> str:
         "PA clean model",
         "seconds",
         "gate",
-    ]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    )
     for record in records:
         clean, poisoned, config = record["clean"], record["poisoned"], record["config"]
         rate = config.get("poison_rate")

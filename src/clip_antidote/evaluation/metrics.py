@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, TypedDict
 
 import torch
@@ -125,11 +126,15 @@ def compute_metrics(
 
 
 def _mean_per_class_recall(predictions: torch.Tensor, labels: torch.Tensor) -> float | None:
-    if not len(labels):
-        return None
-    counts = labels.bincount().double()
-    hits = labels[predictions == labels].bincount(minlength=len(counts)).double()
-    return float((hits / counts)[counts > 0].mean())
+    recalls = [rate.value for rate in _class_rates(predictions, labels, 0) if rate.count]
+    return mean(recalls) if recalls else None
+
+
+def _class_rates(predictions: torch.Tensor, labels: torch.Tensor, classes: int) -> list[Rate]:
+    """Which share of each class is called right, for at least this many classes."""
+    counts = labels.bincount(minlength=classes)
+    hits = labels[predictions == labels].bincount(minlength=len(counts))
+    return [Rate(hit, count) for hit, count in zip(hits.tolist(), counts.tolist(), strict=True)]
 
 
 def per_class_accuracy(
@@ -151,8 +156,8 @@ def per_class_accuracy(
     _check("class", predictions, labels)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
         raise DataError(f"labels go from {int(labels.min())} to {int(labels.max())}, names are {len(classes)}")
-    entries: list[ClassAccuracy] = []
-    for label, name in enumerate(classes):
-        rate = _rate(predictions[labels == label] == label)
-        entries.append({"class": name, "accuracy": rate.value if rate.count else None, "count": rate.count})
-    return entries
+    rates = _class_rates(predictions, labels, len(classes))
+    return [
+        {"class": name, "accuracy": rate.value if rate.count else None, "count": rate.count}
+        for name, rate in zip(classes, rates, strict=True)
+    ]

@@ -19,14 +19,20 @@ SIDES = (0.875, 0.75)
 """Sides of the crops, as shares of the image's."""
 
 
-def crop_corners(size: int, side: int) -> list[tuple[int, int]]:
-    """Top left corners (row, column) of the five crops that torchvision's `five_crop` makes, in its order."""
-    end = size - side
-    center = round(end / 2)
-    return [(0, 0), (0, end), (end, 0), (end, end), (center, center)]
+def resize_crop(crops: torch.Tensor, size: int) -> torch.Tensor:
+    """Resizes crops [n, 3, s, s] to [n, 3, size, size], bicubic and antialiased."""
+    resized: torch.Tensor = vision.resize(
+        crops, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True
+    )
+    return resized
 
 
-def other_views(images: torch.Tensor, *, sides: tuple[float, ...] = SIDES) -> torch.Tensor:
+def other_views(
+    images: torch.Tensor,
+    *,
+    sides: tuple[float, ...] = SIDES,
+    resize: Callable[[torch.Tensor, int], torch.Tensor] = resize_crop,
+) -> torch.Tensor:
     """Makes 21 views of every image: its mirror image and ten crops of either size.
 
     The ten crops (four corners and the center, each also mirrored) are those of Krizhevsky et al. 2012, resized
@@ -35,6 +41,7 @@ def other_views(images: torch.Tensor, *, sides: tuple[float, ...] = SIDES) -> to
     Args:
         images: Float [n, 3, S, S] in [0, 1].
         sides: Sides of the crops, as shares of the image's.
+        resize: Takes crops and a size; another one has to do what `resize_crop` does.
 
     Returns:
         Float [n, 1 + 10·len(sides), 3, S, S] in [0, 1].
@@ -43,8 +50,7 @@ def other_views(images: torch.Tensor, *, sides: tuple[float, ...] = SIDES) -> to
     views = [vision.horizontal_flip(images)]
     for side in sides:
         for crop in vision.ten_crop(images, [round(side * size)] * 2):
-            resized = vision.resize(crop, [size, size], interpolation=InterpolationMode.BICUBIC, antialias=True)
-            views.append(resized.clamp(0, 1))
+            views.append(resize(crop, size).clamp(0, 1))
     return torch.stack(views, dim=1)
 
 

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as vision
 from clip_antidote.errors import UnsupportedError
 from clip_antidote.files import atomic_path
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.other_views import SIDES, crop_corners
+from clip_antidote.models.other_views import SIDES, other_views
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 
@@ -39,22 +39,16 @@ class FixedViews(nn.Module):
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.model = model
-        self.size = model.image_size
-        self.lengths = [round(side * self.size) for side in SIDES]
-        for index, length in enumerate(self.lengths):
-            self.register_buffer(f"resize_{index}", _resize_matrix(length, self.size), persistent=False)
+        for length in {round(side * model.image_size) for side in SIDES}:
+            self.register_buffer(f"resize_{length}", _resize_matrix(length, model.image_size), persistent=False)
+
+    def _resize(self, crops: torch.Tensor, size: int) -> torch.Tensor:
+        matrix = self.get_buffer(f"resize_{crops.shape[-1]}")
+        return matrix @ crops @ matrix.T
 
     def views(self, images: torch.Tensor) -> torch.Tensor:
         """Makes the views [n, K, 3, S, S] that `other_views` makes of images [n, 3, S, S]."""
-        mirrored = images.flip(-1)
-        views = [mirrored]
-        for index, length in enumerate(self.lengths):
-            matrix = self.get_buffer(f"resize_{index}")
-            for source in (images, mirrored):
-                for top, left in crop_corners(self.size, length):
-                    crop = source[:, :, top : top + length, left : left + length]
-                    views.append((matrix @ crop @ matrix.T).clamp(0, 1))
-        return torch.stack(views, dim=1)
+        return other_views(images, resize=self._resize)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Encodes images [n, 3, S, S] in [0, 1] to unit features [n, K, D] of their views."""
@@ -121,7 +115,6 @@ def export_onnx(purified: PurifiedCLIP, path: str | Path) -> None:
             output_names=["logits", "triggered", "logits_single"],
             dynamic_shapes=({0: torch.export.Dim("n")},),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
     assert program is not None
