@@ -34,30 +34,6 @@ def test_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_interrupt_leaves_no_half_folder(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with atomic_path(tmp_path / "out") as temporary:
-            (temporary / "deep").mkdir(parents=True)
-            (temporary / "deep" / "file").write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_replaces_a_folder_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "out"
-    (path / "sub").mkdir(parents=True)
-    (path / "sub" / "stale").write_text("old")
-    with atomic_path(path) as temporary:
-        temporary.mkdir()
-        (temporary / "fresh").write_text("new")
-        assert (path / "sub" / "stale").exists()
-    assert [file.name for file in path.iterdir()] == ["fresh"]
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def write_below(path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text("text")

@@ -15,10 +15,8 @@ from clip_antidote.errors import DataError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path` that takes its place on success and is removed otherwise.
-
-    The caller may make a file or a folder there; a folder replaces an existing folder as a whole.
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path`, and removes what is there at the end.
 
     Raises:
         DataError: The place cannot be written to.
@@ -27,13 +25,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if temporary.is_dir() and path.is_dir():
-            previous = path.with_name(f".{path.name}.{os.getpid()}.old")
-            os.replace(path, previous)
-            os.replace(temporary, path)
-            shutil.rmtree(previous, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
     except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another output folder") from error
     finally:
@@ -41,6 +32,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary.exists():
             temporary.unlink()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path` for a file that takes its place on success and is removed otherwise.
+
+    Folders are for `outputs.result_folder`, which looks at what it replaces.
+
+    Raises:
+        DataError: The place cannot be written to, or is a folder.
+    """
+    with temporary_beside(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,20 +78,3 @@ def finished_record(file: Path, run: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("run") == run else None
-
-
-def check_writable(path: Path) -> None:
-    """Finds out before long work whether an output folder can be written.
-
-    Raises:
-        DataError: It cannot.
-    """
-    if path.exists() and not path.is_dir():
-        raise DataError(f"the output {path} is a file, not a folder; choose another one")
-    probe = path.parent / f".{path.name}.{os.getpid()}.probe"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise DataError(f"cannot write to {path.parent}: {error.strerror}; choose another output folder") from error

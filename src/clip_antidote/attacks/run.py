@@ -17,8 +17,8 @@ from clip_antidote.data.captions import CaptionSet
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, class_index, encode_test_images, measure
-from clip_antidote.files import atomic_path
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.outputs import result_folder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.training.augment import STORE_MARGIN
 from clip_antidote.training.distributed import Ranks
@@ -166,7 +166,7 @@ def implant_backdoor(
     if ranks.first and known is None:
         known = attack.make_trigger(model, material)
         if state is not None:
-            with atomic_path(state / "trigger") as folder:
+            with result_folder(state / "trigger", "trigger") as folder:
                 known.save(folder)
     trigger = _shared_trigger(known, ranks)
     before = _measure(model, test, trigger, target) if ranks.first else None

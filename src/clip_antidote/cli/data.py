@@ -9,8 +9,10 @@ import typer
 
 from clip_antidote.cli.common import console
 from clip_antidote.data.embedded import export_embedded
-from clip_antidote.data.problem import prepare_problem
-from clip_antidote.files import check_writable
+from clip_antidote.data.problem import KIND, prepare_problem
+from clip_antidote.outputs import check_output, result_folder
+
+PHOTOGRAPHS = "set of embedded photographs"
 
 app = typer.Typer(help="Prepare photographs.", no_args_is_help=True)
 
@@ -21,7 +23,7 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
     """Build the 120-class benchmark problem: train, validation, test and captions."""
-    check_writable(out)
+    check_output(out, KIND)
     counts = prepare_problem(source, out)
     console.print(", ".join(f"{name}: {count}" for name, count in counts.items()), highlight=False)
 
@@ -32,6 +34,7 @@ def export(
     name: Annotated[str, typer.Argument(help="Embedded set.")] = "clothing",
 ) -> None:
     """Unpack the embedded photographs into class folders."""
-    check_writable(out)
-    count = sum(1 for _ in export_embedded(name, out))
+    check_output(out, PHOTOGRAPHS)
+    with result_folder(out, PHOTOGRAPHS) as folder:
+        count = sum(1 for _ in export_embedded(name, folder))
     console.print(f"{count} photographs in {out}", highlight=False)

@@ -9,10 +9,12 @@ import torch
 import typer
 
 from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, console, merge_settings
-from clip_antidote.files import atomic_path, check_writable
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.models.loading import read_model_config
+from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.training.pretrain import PretrainConfig, pretrain
+
+KIND = "trained model"
 
 
 def command(
@@ -29,14 +31,13 @@ def command(
     if show_config:
         console.print(settings.to_yaml(), end="", highlight=False, markup=False)
         return
-    check_writable(out)
+    check_output(out, KIND)
     model_cfg, preprocess_cfg = read_model_config(architecture)
     torch.manual_seed(settings.seed)
     model = build_open_clip(model_cfg, preprocess_cfg).to(device)
     state = out.parent / f".{out.name}.training.pt"
     pretrain(model, data, settings, state_file=state)
-    with atomic_path(out) as folder:
-        folder.mkdir()
+    with result_folder(out, KIND) as folder:
         save_open_clip(model, None, folder, half=True)
     state.unlink(missing_ok=True)
     console.print(f"model: local-dir:{out}", highlight=False)

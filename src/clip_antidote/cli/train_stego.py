@@ -12,9 +12,12 @@ from rich.table import Table
 from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, console, merge_settings, require
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.stego import StegoQuality, measure_stego
-from clip_antidote.files import atomic_path, check_writable, state_folder, write_json
+from clip_antidote.files import state_folder, write_json
+from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.training.stego import StegoTrainingConfig, draw_images, train_stego
 from clip_antidote.triggers.stego import build_stego, load_stego, save_stego
+
+KIND = "pair of message networks"
 
 
 def command(
@@ -43,14 +46,13 @@ def command(
         _print(measure_stego(encoder, decoder, load_images(data, split="test"), size=settings.size))
         return
     out = require(out, "--out")
-    check_writable(out)
+    check_output(out, KIND)
     test = load_images(data, split="test")
     images = draw_images(load_images(data, split="train"), settings)
     encoder, decoder = build_stego(settings.network, seed=settings.seed, device=device)
     state = state_folder(out, [data, settings.model_dump(mode="json")])
     train_stego(encoder, decoder, images, settings, state_file=state / "training.pt")
-    with atomic_path(out) as folder:
-        folder.mkdir()
+    with result_folder(out, KIND) as folder:
         save_stego(encoder, decoder, folder)
         encoder, decoder = load_stego(folder, device)
         quality = measure_stego(encoder, decoder, test, size=settings.size)

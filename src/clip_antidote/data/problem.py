@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from clip_antidote.errors import DataError
-from clip_antidote.files import atomic_path, write_json
+from clip_antidote.files import write_json
+from clip_antidote.outputs import result_folder
 from clip_antidote.progress import track
 
+KIND = "benchmark problem"
 ARCHIVES = ("imagenette", "clothing", "caltech101", "flickr8k")
 EXCLUDED = frozenset({"Faces_easy"})
 
@@ -56,7 +58,7 @@ def prepare_problem(source: Path, out: Path) -> dict[str, int]:
 
     Args:
         source: Folder with imagenette.tar, clothing.tar, caltech101.tar and flickr8k.tar.
-        out: Folder to write; replaced as a whole.
+        out: Folder to write; see `outputs.check_output` for what may be there.
 
     Returns:
         Number of images of each part.
@@ -68,7 +70,7 @@ def prepare_problem(source: Path, out: Path) -> dict[str, int]:
         if not (source / f"{archive}.tar").is_file():
             raise DataError(f"there is no {archive}.tar in {source}")
     counts: Counter[str] = Counter()
-    with atomic_path(out) as folder:
+    with result_folder(out, KIND) as folder:
         for archive in track(ARCHIVES, "unpacking", total=len(ARCHIVES)):
             with tarfile.open(source / f"{archive}.tar", "r:") as file:
                 if archive == "flickr8k":

@@ -6,15 +6,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from clip_antidote.files import atomic_path, write_json
+from clip_antidote.files import write_json
 from clip_antidote.inversion.search import ClassScore, Dummy, SearchResult
+from clip_antidote.outputs import result_folder
 from clip_antidote.triggers import load_trigger
 
 
 def save_search(result: SearchResult, folder: Path) -> None:
     """Writes a search result, whole or not at all."""
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
+    with result_folder(folder, "search state") as temporary:
         dummies = []
         for number, dummy in enumerate(result.dummies):
             dummy.trigger.save(temporary / str(number))

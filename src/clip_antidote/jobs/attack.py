@@ -12,12 +12,15 @@ from clip_antidote.data.captions import load_captions
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError, ImplantError
-from clip_antidote.files import atomic_path, check_writable, finished_record, state_folder, write_json
+from clip_antidote.files import finished_record, state_folder, write_json
 from clip_antidote.jobs.results import write_trigger
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.training.distributed import Ranks, joined
+
+KIND = "poisoned model"
 
 
 def run_attack_job(
@@ -43,7 +46,7 @@ def run_attack_job(
         attack: The attack with its settings.
         target: Name of the target class.
         data: Folder, CSV or `embedded:NAME` with labelled images; the test split measures the implant.
-        out: Folder to write; replaced as a whole.
+        out: Folder to write; see `outputs.check_output` for what may be there.
         captions: Image–caption pairs, a CSV or webdataset shards, see `load_captions`.
         classes: Class file, see `read_classes`.
         device: Where to compute.
@@ -59,7 +62,7 @@ def run_attack_job(
     with joined(device) as place:
         ranks = Ranks.current()
         if ranks.first:
-            check_writable(out)
+            check_output(out, KIND)
         only_captions = attack.config.train_on == "captions"
         train = None if only_captions else load_images(data, split="train", classes=classes)
         try:
@@ -100,8 +103,7 @@ def run_attack_job(
 def _write(out: Path, result: AttackResult, record: dict[str, Any], test: LabelledImages) -> None:
     model = result.model
     example = test.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255
-    with atomic_path(out) as folder:
-        folder.mkdir()
+    with result_folder(out, KIND) as folder:
         assert isinstance(model, OpenCLIPEncoder)
         save_open_clip(model, None, folder)
         write_trigger(folder / "trigger", result.trigger, example)

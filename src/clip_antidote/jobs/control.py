@@ -15,15 +15,17 @@ from clip_antidote.config import Config
 from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import atomic_path, check_writable, finished_record, state_folder, write_json
+from clip_antidote.files import finished_record, state_folder, write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.training.augment import STORE_MARGIN
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import TrainingConfig
 
+KIND = "clean control"
 _RECIPE = AttackConfig()
 
 
@@ -53,13 +55,14 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
         spec: Model spec of the clean model.
         config: Settings.
         data: Labelled images; the test split measures the clean accuracy.
-        out: Folder to write; replaced as a whole. A finished run with the same settings is kept.
+        out: Folder to write; see `outputs.check_output` for what may be there. A finished run with the same settings
+            is kept.
         device: Where to compute.
 
     Returns:
         The record, as written to `control.json`.
     """
-    check_writable(out)
+    check_output(out, KIND)
     model = load_model(spec, device=device)
     state = state_folder(out, ["control", model.sha256, config.model_dump(mode="json"), data])
     record = finished_record(out / "control.json", state.name)
@@ -97,8 +100,7 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
         "gate": "none: not poisoned",
         "run": state.name,
     }
-    with atomic_path(out) as folder:
-        folder.mkdir()
+    with result_folder(out, KIND) as folder:
         assert isinstance(tuned, OpenCLIPEncoder)
         save_open_clip(tuned, None, folder)
         write_json(folder / "control.json", record)

@@ -8,11 +8,13 @@ from typing import Any
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import check_writable
+from clip_antidote.jobs.attack import KIND as POISONED
 from clip_antidote.jobs.attack import run_attack_job
 from clip_antidote.jobs.results import build_report, pick_samples, write_artefact
 from clip_antidote.models import load_model
+from clip_antidote.outputs import check_output
 from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.classifier import KIND as PURIFIED
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
 from clip_antidote.triggers import load_trigger
@@ -46,8 +48,9 @@ def run_demo(
     Returns:
         The report.
     """
-    check_writable(out)
     suspect = out / "poisoned"
+    check_output(suspect, POISONED)
+    check_output(out / "purified", PURIFIED)
     maker = demo_attack(attack, seed)
     record = run_attack_job("tiny", maker, target, DATA, suspect)
     target, trigger = record["target"], load_trigger(suspect / "trigger")

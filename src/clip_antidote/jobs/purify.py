@@ -14,13 +14,15 @@ from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import check_writable, state_folder
+from clip_antidote.files import state_folder
 from clip_antidote.inversion.evidence import FEWEST
 from clip_antidote.jobs.results import build_report, pick_samples, write_artefact
 from clip_antidote.models import load_model
 from clip_antidote.models.activation import activation_check
+from clip_antidote.outputs import check_output
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
+from clip_antidote.purification.classifier import KIND
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
 
@@ -63,7 +65,7 @@ def run_purify(
     Args:
         spec: Model spec of the suspect.
         data: Folder, CSV or `embedded:NAME` with clean labelled images.
-        out: Artefact folder; replaced as a whole.
+        out: Artefact folder; see `outputs.check_output` for what may be there.
         config: Settings.
         shots: Clean images per class.
         classes: Class file, see `read_classes`.
@@ -76,7 +78,7 @@ def run_purify(
     Raises:
         ClipAntidoteError: Bad input, in one sentence.
     """
-    check_writable(out)
+    check_output(out, KIND)
     clean = load_images(data, shots=shots, seed=config.seed, classes=classes)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -12,9 +12,10 @@ import torch
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metrics import per_class_accuracy
-from clip_antidote.files import atomic_path, write_json
+from clip_antidote.files import write_json
+from clip_antidote.outputs import result_folder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.classifier import KIND, PurifiedCLIP
 from clip_antidote.reporting import CAVEAT, Picture, Sample, amplified_difference, render_card, render_html, to_png
 from clip_antidote.triggers.base import Trigger
 
@@ -149,8 +150,7 @@ def write_artefact(
         DataError: The folder cannot be written.
     """
     pictures = trigger_pictures(purified, example)
-    with atomic_path(out) as folder:
-        folder.mkdir()
+    with result_folder(out, KIND) as folder:
         purified.write_files(folder)
         for picture in pictures:
             (folder / "triggers" / f"{picture.name}.png").write_bytes(picture.png)

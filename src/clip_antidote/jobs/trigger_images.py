@@ -19,14 +19,16 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import IMAGE_SUFFIXES, FileSource, ImageSource
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.evaluate import class_index
-from clip_antidote.files import atomic_path, check_writable, write_json
+from clip_antidote.files import write_json
 from clip_antidote.jobs.results import write_trigger
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.progress import track
 from clip_antidote.reporting import to_png
 from clip_antidote.triggers.base import Trigger
 
+KIND = "set of triggered images"
 DEFAULT_SIZE = 224
 BATCH = 64
 
@@ -49,7 +51,7 @@ def run_trigger_job(
     Args:
         maker: The trigger, or an attack that makes one.
         data: See `run_trigger_images`; an attack that optimizes its trigger needs labelled images.
-        out: Folder to write; replaced as a whole.
+        out: Folder to write; see `outputs.check_output` for what may be there.
         spec: Model spec; gives size and way of resizing, and is what a trigger is optimized on.
         target: Target class of an attack that optimizes its trigger.
         captions: Image–caption pairs for such an attack, see `load_captions`.
@@ -133,7 +135,7 @@ def run_trigger_images(
         trigger: The trigger.
         data: A folder whose images are all taken, however it is arranged; a CSV with the columns image,label;
             or `embedded:NAME` (its test split).
-        out: Folder to write, replaced as a whole: `images/` with the names of the input, `trigger/` with the
+        out: Folder to write: `images/` with the names of the input, `trigger/` with the
             trigger and pictures of it, and `trigger_images.json`.
         image_size: Side of the images; they are resized to it before, as models do, and the trigger comes after.
         mode: How they are resized, see `resize_image`.
@@ -168,8 +170,7 @@ def run_trigger_images(
         for batch, _ in images.batches(image_size, BATCH, mode=mode):
             yield from trigger(batch, generator)
 
-    with atomic_path(out) as folder:
-        folder.mkdir()
+    with result_folder(out, KIND) as folder:
         pictures = track(triggered(), f"applying {trigger.name}", total=len(images))
         for name, image in zip(names, pictures, strict=True):
             file = folder / "images" / name
@@ -187,7 +188,7 @@ def check_place(data: str, out: Path) -> None:
     Raises:
         DataError: It cannot, or writing it would touch the input.
     """
-    check_writable(out)
+    check_output(out, KIND)
     if is_embedded(data):
         return
     source, place = Path(data).resolve(), out.resolve()

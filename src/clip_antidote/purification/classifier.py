@@ -11,16 +11,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clip_antidote.errors import DataError, ModelError
-from clip_antidote.files import atomic_path, write_json
+from clip_antidote.files import write_json
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look
+from clip_antidote.outputs import result_folder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.purification.second_look import second_opinion
 from clip_antidote.triggers import Trigger, load_trigger
 
 FORMAT = 2
+
+KIND = "purified classifier"
+"""What the marker of an artefact folder says."""
 
 
 class PurifiedCLIP(ZeroShotClassifier):
@@ -134,10 +138,9 @@ class PurifiedCLIP(ZeroShotClassifier):
         The suspect model itself is not copied, but named with its hash.
 
         Raises:
-            DataError: The folder cannot be written.
+            DataError: The folder cannot be written, or holds something else than an earlier artefact.
         """
-        with atomic_path(Path(folder)) as temporary:
-            temporary.mkdir()
+        with result_folder(Path(folder), KIND) as temporary:
             self.write_files(temporary)
 
     def write_files(self, folder: Path) -> None:
