@@ -86,3 +86,9 @@ def purified(suspect: Path, train_images: LabelledImages) -> PurifiedCLIP:
     """The poisoned model after blind purification with 16 shots."""
     model = load_model(f"local-dir:{suspect}")
     return purify(model, train_images.sample_shots(16, seed=0), CBPTConfig())
+
+
+@pytest.fixture(scope="session")
+def purified_clean(tiny: DualEncoder, train_images: LabelledImages) -> PurifiedCLIP:
+    """The embedded model itself after blind purification with 16 shots."""
+    return purify(tiny, train_images.sample_shots(16, seed=1), CBPTConfig(seed=1))

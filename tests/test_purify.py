@@ -14,8 +14,8 @@ from clip_antidote.errors import DataError, ModelError
 from clip_antidote.evaluation.evaluate import evaluate, measure
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.purification.pipeline import purify
 
@@ -49,11 +49,9 @@ def test_the_model_itself_is_left_alone(purified: PurifiedCLIP, suspect: Path) -
 
 
 def test_a_clean_model_keeps_its_accuracy_and_no_target_is_reported(
-    tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
+    tiny: DualEncoder, purified_clean: PurifiedCLIP, test_images: LabelledImages
 ) -> None:
-    from clip_antidote.prompts.classifier import ZeroShotClassifier
-
-    result = purify(tiny, train_images.sample_shots(16, seed=1), CBPTConfig(seed=1))
+    result = purified_clean
     before = evaluate(ZeroShotClassifier.from_templates(tiny, test_images.classes), test_images)
     after = evaluate(result, test_images)
     assert result.target_suspected is None
