@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -16,6 +17,7 @@ from clip_antidote.evaluation import (
     per_class_accuracy,
     wilson_interval,
 )
+from clip_antidote.evaluation.metric_table import METRICS, percent
 
 # Eight images of three classes; class 2 is the target.
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
@@ -50,6 +52,41 @@ def test_to_dict_has_values_intervals_and_counts() -> None:
     assert values["asr_interval"] == pytest.approx(wilson_interval(3, 5))
     assert values["target"] == "shoes"
     assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_counts_give_back_the_measurement() -> None:
+    metrics = hand_metrics()
+    counts = json.loads(json.dumps(metrics.to_counts()))
+    assert counts["asr"] == [3, 5]
+    assert Metrics.from_counts(counts, "shoes") == metrics
+    assert Metrics.from_dict(json.loads(json.dumps(metrics.to_dict()))) == metrics
+    assert metrics.value("target_ca") == pytest.approx(2 / 3)
+    assert metrics.value("asr_all") == Metrics.from_counts(counts).value("asr_all")
+    with pytest.raises(ValueError, match="no counts of ca"):
+        Metrics.from_counts({"ca": [1, 2], "nonsense": [1, 2]})
+
+
+def test_no_images_survive_the_way_into_a_report_and_back() -> None:
+    metrics = compute_metrics(torch.tensor([0, 1]), torch.tensor([0, 1]), target=2)
+    assert Metrics.from_dict(metrics.to_dict()) == metrics
+    assert metrics.value("target_ca") is None
+
+
+def test_every_metric_is_in_the_one_table() -> None:
+    assert {m.key for m in METRICS} == {f.name for f in dataclasses.fields(Metrics)} - {"target"}
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.5, "50.0 %"), (0.0039, "0.39 %"), (0.0, "0.0 %"), (None, "–"), (math.nan, "–")]
+)
+def test_rates_in_words(rate: float | None, text: str) -> None:
+    assert percent(rate) == text
+    assert METRICS[0].cell({"ca": rate}) == text
+
+
+def test_a_cell_shows_the_interval_where_there_is_one() -> None:
+    assert METRICS[0].cell({"ca": 0.5, "ca_interval": [0.2366, 0.7634]}) == "50.0 % [23.7, 76.3]"
+    assert METRICS[0].cell({"ca": None, "ca_interval": [0.0, 1.0]}) == "–"
 
 
 def test_clean_predictions_alone_give_clean_accuracy_alone() -> None:

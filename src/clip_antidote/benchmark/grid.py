@@ -18,6 +18,7 @@ from clip_antidote.config import Config
 from clip_antidote.data.folders import load_images
 from clip_antidote.errors import DataError, ImplantError, UsageError
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
+from clip_antidote.evaluation.metric_table import METRICS
 from clip_antidote.files import write_json
 from clip_antidote.jobs.attack import run_attack_job
 from clip_antidote.jobs.control import ControlConfig, run_control_job
@@ -216,9 +217,8 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
 def _point(defended: PurifiedCLIP, features: TestFeatures, target: str, threshold: float) -> dict[str, float]:
     """One point of the curve: the rates with the gate at another threshold."""
     metrics = measure(defended.with_threshold(threshold), features, target=target).metrics
-    rates = {"ca": metrics.ca, "asr": metrics.asr, "pa": metrics.pa, "target_ca": metrics.target_ca}
-    values = {name: rate.value for name, rate in rates.items() if rate is not None}
-    return {"threshold": threshold, **values, "mean_per_class_recall": metrics.mean_per_class_recall or 0.0}
+    values = {metric.key: metrics.value(metric.key) or 0.0 for metric in METRICS if metric.along_curve}
+    return {"threshold": threshold, **values}
 
 
 def read_zoo(folder: Path) -> list[dict[str, Any]]:

@@ -6,14 +6,7 @@ from collections.abc import Iterable
 from statistics import mean
 from typing import Any
 
-COLUMNS = {
-    "ca": "CA",
-    "mean_per_class_recall": "mean recall",
-    "asr": "ASR",
-    "asr_floor": "floor",
-    "pa": "PA",
-    "target_ca": "target CA",
-}
+from clip_antidote.evaluation.metric_table import METRICS
 
 
 def _percent(values: Iterable[float | None], digits: int = 1) -> str:
@@ -25,7 +18,7 @@ def _columns(metrics: Iterable[dict[str, Any]]) -> dict[str, str]:
     """The rates to show and their heads; what older records lack is left out, for a mean over some tells nothing."""
     newer = "mean_per_class_recall"
     known = all(newer in m for m in metrics)
-    return {key: head for key, head in COLUMNS.items() if known or key != newer}
+    return {m.key: m.head for m in METRICS if m.in_tables and (known or m.key != newer)}
 
 
 def _head(*names: str) -> list[str]:

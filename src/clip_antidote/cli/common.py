@@ -11,6 +11,7 @@ from rich.table import Table
 
 from clip_antidote.config import read_yaml
 from clip_antidote.errors import UsageError
+from clip_antidote.evaluation.metric_table import METRICS
 
 console = Console()
 progress_console = Console(stderr=True)
@@ -25,16 +26,6 @@ Classes = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
-ROWS = (
-    ("ca", "clean accuracy (CA)"),
-    ("mean_per_class_recall", "mean per-class recall"),
-    ("asr", "attack success rate (ASR)"),
-    ("asr_all", "ASR over all images"),
-    ("asr_floor", "ASR floor (no trigger)"),
-    ("pa", "recovery (PA)"),
-    ("target_ca", "CA of the target class"),
-)
-
 
 def merge_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """Reads settings and lets the options that were given win."""
@@ -43,26 +34,15 @@ def merge_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, An
     return settings
 
 
-def rate_text(metrics: dict[str, Any], name: str) -> str:
-    """One rate with its interval, where it has one, "–" where it was not measured."""
-    value = metrics.get(name)
-    if value is None:
-        return "–"
-    if f"{name}_interval" not in metrics:
-        return f"{100 * value:5.1f} %"
-    low, high = metrics[f"{name}_interval"]
-    return f"{100 * value:5.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-
-
 def metrics_table(title: str, columns: dict[str, dict[str, Any]]) -> Table:
     """A table with one row per rate and one column per classifier."""
     table = Table(title=title, title_justify="left", caption="in brackets: 95 % Wilson intervals")
     table.add_column("")
     for name in columns:
         table.add_column(name, justify="right")
-    for key, label in ROWS:
-        if any(metrics.get(key) is not None for metrics in columns.values()):
-            table.add_row(label, *(rate_text(metrics, key) for metrics in columns.values()))
+    for metric in METRICS:
+        if any(metrics.get(metric.key) is not None for metrics in columns.values()):
+            table.add_row(metric.label, *(metric.cell(metrics) for metrics in columns.values()))
     return table
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any, TypedDict
+from typing import Any, Self, TypedDict
 
 import torch
 
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.intervals import Rate
-
-RATES = ("ca", "asr", "asr_all", "asr_floor", "pa", "target_ca")
+from clip_antidote.evaluation.metric_table import METRICS
 
 ClassAccuracy = TypedDict("ClassAccuracy", {"class": str, "accuracy": float | None, "count": int})
 """Accuracy on the images of one class; None where there are none."""
@@ -51,16 +50,59 @@ class Metrics:
             For every rate NAME: `NAME` (share in [0, 1], None where there was no image),
             `NAME_interval` [low, high] and `NAME_count`; `mean_per_class_recall`; `target` where there is one.
         """
-        values: dict[str, Any] = {"mean_per_class_recall": self.mean_per_class_recall}
-        for name in RATES:
-            rate: Rate | None = getattr(self, name)
-            if rate is not None:
-                values[name] = rate.value if rate.count else None  # JSON has no nan
-                values[f"{name}_interval"] = list(rate.interval)
-                values[f"{name}_count"] = rate.count
+        values: dict[str, Any] = {}
+        for metric in METRICS:
+            rate: Rate | float | None = getattr(self, metric.key)
+            if isinstance(rate, Rate):
+                values[metric.key] = rate.value if rate.count else None  # JSON has no nan
+                values[f"{metric.key}_interval"] = list(rate.interval)
+                values[f"{metric.key}_count"] = rate.count
+            elif not metric.counted:
+                values[metric.key] = rate
         if self.target is not None:
             values["target"] = self.target
         return values
+
+    def value(self, key: str) -> float | None:
+        """The value of one metric, by its key; None where it was not measured or had no image."""
+        rate: Rate | float | None = getattr(self, key)
+        if isinstance(rate, Rate):
+            return rate.value if rate.count else None
+        return rate
+
+    def to_counts(self) -> dict[str, list[int] | float]:
+        """Returns [successes, count] of the rates that were measured: the shortest form all else follows from."""
+        counts: dict[str, list[int] | float] = {}
+        for metric in METRICS:
+            rate: Rate | float | None = getattr(self, metric.key)
+            if rate is not None:
+                counts[metric.key] = [rate.successes, rate.count] if isinstance(rate, Rate) else rate
+        return counts
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, Any], target: str | None = None) -> Self:
+        """Reads what `to_counts` wrote.
+
+        Raises:
+            ValueError: It holds something else.
+        """
+        known = {metric.key: metric.counted for metric in METRICS}
+        if "ca" not in counts or not counts.keys() <= known.keys():
+            raise ValueError(f"these are no counts of {', '.join(known)}: {', '.join(counts)}")
+        rates: dict[str, Any] = {key: Rate(*value) if known[key] else value for key, value in counts.items()}
+        return cls(**rates, target=target)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads what `to_dict` wrote; the successes follow from value and count."""
+        rates: dict[str, Any] = {}
+        for metric in METRICS:
+            value, count = values.get(metric.key), values.get(f"{metric.key}_count")
+            if not metric.counted:
+                rates[metric.key] = value
+            elif count is not None:
+                rates[metric.key] = Rate(round((value or 0) * count), count)
+        return cls(**rates, target=values.get("target"))
 
 
 def _rate(hits: torch.Tensor) -> Rate:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from clip_antidote.reporting.html import CAVEAT, how_it_answers, measured_rows, percent, points, public_spec
+from clip_antidote.reporting.html import CAVEAT, how_it_answers, measured_rows, points, public_spec
 
 _MOST_CLASSES = 60
 _TAGS = ["clip", "image-classification", "backdoor-defense", "prompt-tuning", "clip-antidote"]
@@ -41,13 +41,7 @@ def _results(report: Mapping[str, Any]) -> str:
     lines = ["| | before | after | change (points) |", "|---|---|---|---|"]
     rows = measured_rows(report)
     for row in rows:
-        cells = []
-        for column in ("before", "after"):
-            cell = percent(row[column]["rate"])
-            if row[column]["interval"]:
-                low, high = (100 * value for value in row[column]["interval"])
-                cell += f" [{low:.1f}, {high:.1f}]"
-            cells.append(cell)
+        cells = [row["metric"].cell(report.get(column) or {}) for column in ("before", "after")]
         lines.append(f"| {row['metric'].label} | {cells[0]} | {cells[1]} | {points(row['change'])} |")
     notes = []
     if report.get("measured_on"):

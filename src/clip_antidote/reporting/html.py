@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
+from clip_antidote.evaluation.metric_table import METRICS, brackets, percent
 from clip_antidote.reporting.plots import finite, plot_class_changes, plot_scores
 
 CAVEAT = (
@@ -18,41 +19,6 @@ CAVEAT = (
     "retrieval, linear probes and new class names are not protected."
 )
 """What every artefact and report says, unless the report brings its own wording."""
-
-
-class Metric(NamedTuple):
-    """A row of the results: its key in the report, its name, its meaning, and which way is better."""
-
-    key: str
-    label: str
-    meaning: str
-    higher_is_better: bool | None
-
-
-METRICS = (
-    Metric("ca", "Clean accuracy (CA)", "share of clean test images that get their true class", True),
-    Metric(
-        "mean_per_class_recall",
-        "Mean per-class recall",
-        "clean accuracy of every class, averaged: rare classes count as much as frequent ones",
-        True,
-    ),
-    Metric(
-        "asr",
-        "Attack success rate (ASR)",
-        "share of triggered test images of the other classes that are called the target",
-        False,
-    ),
-    Metric("asr_all", "ASR, all images", "the same over all test images, those of the target class included", False),
-    Metric(
-        "asr_floor",
-        "ASR floor",
-        "share of the same images without the trigger that are called the target: ordinary confusion",
-        None,
-    ),
-    Metric("pa", "Recovery (PA)", "share of triggered test images that get their true class", True),
-    Metric("target_ca", "CA of the target class", "clean accuracy on images of the target class alone", True),
-)
 
 
 @dataclass(frozen=True)
@@ -73,13 +39,6 @@ class Sample:
     before: str
     after: str
     kind: Literal["clean", "triggered", "dummy"]
-
-
-def percent(rate: Any) -> str:
-    """Writes a fraction as a percentage; two decimals below 1 %, a dash when it was not measured."""
-    if not finite(rate):
-        return "–"
-    return f"{100 * rate:.2f} %" if 0 < rate < 0.01 else f"{100 * rate:.1f} %"
 
 
 def points(change: Any) -> str:
@@ -131,7 +90,7 @@ def how_it_answers(report: Mapping[str, Any]) -> str | None:
 
 
 def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Gathers the metrics that were measured before or after, in the order of `METRICS`.
+    """Gathers the metrics that were measured before or after, in the order of the metric table.
 
     Returns:
         One dict per row: "metric", "before", "after", "after_single", "reference" (each a dict with "rate",
@@ -177,7 +136,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent, points=points, duration=duration, public_spec=public_spec, data_uri=_data_uri
+        percent=percent,
+        brackets=brackets,
+        points=points,
+        duration=duration,
+        public_spec=public_spec,
+        data_uri=_data_uri,
     )
     return environment
 
