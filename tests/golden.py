@@ -45,25 +45,16 @@ def fingerprint(purified: PurifiedCLIP, measured: Evaluation) -> dict[str, Any]:
         tensors["clean"] = purified.guard.clean
         for number, gate in enumerate(purified.guard.gates):
             tensors |= {f"directions {number}": gate.directions, f"offsets {number}": gate.offsets}
-    rates = measured.metrics.to_dict()
+    rates, record = measured.metrics.to_dict(), purified.record
+    assert record is not None
     return {
         "target": purified.target_suspected,
-        "scores": {row["class"]: row["score"] for row in scores(purified)},
-        "flip_rates": [row["flip_rate"] for row in triggers(purified)],
+        "scores": {row.class_name: row.score for row in record.scores},
+        "flip_rates": [row.flip_rate for row in record.triggers],
         "tensors": {name: _digest(value) for name, value in tensors.items()},
         "norms": {name: float(value.double().norm()) for name, value in tensors.items()},
         "rates": {name: value for name, value in rates.items() if isinstance(value, float)},
     }
-
-
-def scores(purified: PurifiedCLIP) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = purified.record["scores"]
-    return rows
-
-
-def triggers(purified: PurifiedCLIP) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = purified.record["triggers"]
-    return rows
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -55,7 +55,8 @@ def grid(small_model: OpenCLIPEncoder, tmp_path: Path) -> GridConfig:
 
 FAST = CBPTConfig.build(
     {
-        "inversion": {"screen_steps": 1, "final_steps": 1, "batch_size": 4, "precision": "fp32"},
+        "inversion": {"screen_steps": 1, "final_steps": 1, "batch_size": 4},
+        "precision": "fp32",
         "tuning": {"steps": 1},
         "pool": 6,
     }
@@ -107,7 +108,7 @@ def test_the_curve_by_hand() -> None:
 
 
 def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no defense variant 'nope'"):
+    with pytest.raises(UsageError, match="no defense 'nope'"):
         all_runs(grid.model_copy(update={"defenses": ("nope",)}))
     with pytest.raises(DataError, match="benchmark prepare"):
         list(run_grid(grid, problem, tmp_path / "empty", config=FAST))

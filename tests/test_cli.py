@@ -103,7 +103,7 @@ def test_purify_evaluate_and_show_config(
     monkeypatch.chdir(tmp_path)
     settings = tmp_path / "fast.yaml"
     settings.write_text(
-        "inversion: {screen_steps: 2, final_steps: 2, batch_size: 4, precision: fp32}\ntuning: {steps: 3}\npool: 12\n"
+        "inversion: {screen_steps: 2, final_steps: 2, batch_size: 4}\ntuning: {steps: 3}\nprecision: fp32\npool: 12\n"
     )
     assert run(monkeypatch, "purify", model_folder, "--config", str(settings), "--show-config", "--seed", "5") == 0
     shown = capsys.readouterr().out
@@ -112,8 +112,9 @@ def test_purify_evaluate_and_show_config(
     arguments = [model_folder, "--data", str(photos), "--shots", "2", "--config", str(settings), "--json"]
     assert run(monkeypatch, "purify", *arguments) == 0
     report = json.loads(capsys.readouterr().out)
-    needed = {"model", "method", "classes", "target_suspected", "before", "after", "seconds", "seed", "versions"}
-    assert needed <= report.keys()
+    assert {"model", "classes", "before", "after", "purification"} <= report.keys()
+    needed = {"version", "method", "targets_suspected", "settings", "scores", "seconds", "seed", "versions"}
+    assert needed <= report["purification"].keys()
     assert report["classes"] == ["cat", "dog"]
     assert any("with fewer than 4 none can stand out" in sentence for sentence in report["warnings"])
     assert any("clean images per class: 2; with fewer than 4" in sentence for sentence in report["warnings"])
@@ -142,7 +143,7 @@ def test_ctrl_c_leaves_nothing_half_written(
 
     monkeypatch.setattr("clip_antidote.purification.pipeline.tune_prompts", interrupt)
     arguments = [model_folder, "--data", str(photos), "--shots", "2", "--config", "fast.yaml"]
-    (tmp_path / "fast.yaml").write_text("inversion: {screen_steps: 1, final_steps: 1, precision: fp32}\npool: 4\n")
+    (tmp_path / "fast.yaml").write_text("inversion: {screen_steps: 1, final_steps: 1}\nprecision: fp32\npool: 4\n")
     before = sorted(p.name for p in tmp_path.iterdir())
     assert run(monkeypatch, "purify", *arguments) == 130
     assert "interrupted" in capsys.readouterr().err
@@ -152,7 +153,7 @@ def test_ctrl_c_leaves_nothing_half_written(
     assert [name for name in after if name not in kept] == before
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("clip_antidote.inversion.search.TargetSearch.find", interrupt)
+    monkeypatch.setattr("clip_antidote.jobs.purify.search_targets", interrupt)
     assert run(monkeypatch, "purify", *arguments) == 0, "stage 1 is not run again"
     assert not list(tmp_path.glob(".purified*"))
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from clip_antidote.purification.config import GateConfig
-from clip_antidote.purification.gate import GateData, fit_gate, repair_weights, scatter, useful_dummies
-from clip_antidote.purification.text_repair import TextMap
+from clip_antidote.purification.gate_fit import GateData, fit_gate, scatter, useful_dummies
+from clip_antidote.purification.text_repair import TextMap, repair_weights
 
 SIZE, CLASSES, TARGET = 24, 30, 3
 
@@ -74,7 +74,7 @@ def test_two_suspects_do_not_spoil_each_other(world: dict[str, torch.Tensor]) ->
     weights[7] = weights[TARGET]
     learned = text_map({**world, "weights": weights}, TARGET, 7)
     assert float(learned.text(world["centroids"][7]) @ honest) > 0.95
-    both = repair_weights(weights, weights, world["centroids"], learned, (TARGET, 7), GateConfig(repair=1.0))
+    both = repair_weights(weights, weights, world["centroids"], learned, (TARGET, 7), share=1.0)
     assert float(both[7] @ honest) > 0.95
     assert float(both[TARGET] @ world["honest"]) > 0.95
     others = torch.arange(CLASSES)[(torch.arange(CLASSES) != TARGET) & (torch.arange(CLASSES) != 7)]
@@ -93,8 +93,8 @@ def test_the_gate_tells_triggered_from_clean_with_an_imperfect_dummy(world: dict
     data = gate_data(world, {"additive": [dummy]})
     gate = fit_gate(data, GateConfig(min_flip=0.0))
     own = world["features"][world["labels"] == TARGET]
-    assert float((gate.score(own) > gate.threshold).float().mean()) > 0.7
-    assert float((gate.score(world["triggered"]) > gate.threshold).float().mean()) < 0.02
+    assert float((gate.score(own) > GateConfig().threshold).float().mean()) > 0.7
+    assert float((gate.score(world["triggered"]) > GateConfig().threshold).float().mean()) < 0.02
     assert float((gate.score(dummy) > 0).float().mean()) == pytest.approx(0.01, abs=0.005), "0 is where dummies end"
     blind = fit_gate(data, GateConfig(min_flip=0.0, residual_weight=0.0))
     assert gate.score(world["triggered"]).mean() < blind.score(world["triggered"]).mean(), "the text's pull helps"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -14,11 +13,14 @@ from clip_antidote.inversion.alignment import alignment, best_similarity, class_
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
-from clip_antidote.inversion.invert import InversionStats, Inverter
+from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.objective import inversion_loss
-from clip_antidote.inversion.search import ClassScore, TargetSearch
-from clip_antidote.inversion.views import ViewPool, make_views
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.scoring import ClassScore, Signals, judge, reliability
+from clip_antidote.inversion.views import make_views
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+
+NONE = torch.tensor([], dtype=torch.long)
 
 
 def test_inversion_loss_by_hand() -> None:
@@ -125,7 +127,8 @@ def test_inversion_lowers_its_loss_and_leaves_the_model_alone(small_model: OpenC
     assert len(pool) == 80
     weights = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(1)), dim=-1)
     before = {name: value.clone() for name, value in small_model.state_dict().items()}
-    config = InversionConfig(batch_size=16, precision="fp32")
+    seen = Observation(small_model, shots, weights, pool, "fp32")
+    config = InversionConfig(batch_size=16)
     hypotheses = torch.tensor([0, 2])
     ends = []
     for steps in (0, 40):
@@ -135,7 +138,7 @@ def test_inversion_lowers_its_loss_and_leaves_the_model_alone(small_model: OpenC
             bank = MaskBank([1.0, 1.0], 32, generator=generator)
         else:
             bank = AdditiveBank([0.2, 0.2], 32, generator=generator)
-        inverter = Inverter(small_model, weights, pool, config, generator=generator)
+        inverter = Inverter(seen, config, generator=generator)
         inverter.run(bank, hypotheses, steps=steps, description="test")
         ends.append(inverter.stats(bank, hypotheses, rows=torch.arange(80)))
     assert (ends[1].objective < ends[0].objective).all()
@@ -146,8 +149,6 @@ def test_inversion_lowers_its_loss_and_leaves_the_model_alone(small_model: OpenC
 
 
 def test_two_targets_are_found_one_after_the_other() -> None:
-    from clip_antidote.inversion.search import _judge
-
     generator = torch.Generator().manual_seed(0)
     aligned = 0.6 + 0.05 * torch.randn(100, generator=generator)
     aligned[[4, 9]] = torch.tensor([0.1, 0.2])
@@ -156,13 +157,14 @@ def test_two_targets_are_found_one_after_the_other() -> None:
     objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
     objectives[:, shortlist == 4] = -2.0
     objectives[:, shortlist == 9] = -1.5
-    first = _judge(agreement, shortlist, objectives, torch.tensor([], dtype=torch.long))
+    signals = Signals(agreement, shortlist, objectives)
+    first = judge(signals, NONE)
     assert first[0].label == 4
     assert first[0].score > 2.5
-    second = _judge(agreement, shortlist, objectives, torch.tensor([4]))
+    second = judge(signals, torch.tensor([4]))
     assert second[0].label == 9
     assert second[0].score > next(s.score for s in first if s.label == 9), "the first one hid it"
-    third = _judge(agreement, shortlist, objectives, torch.tensor([4, 9]))
+    third = judge(signals, torch.tensor([4, 9]))
     assert third[0].score < 2.5
     assert {4, 9}.isdisjoint(s.label for s in third)
 
@@ -174,32 +176,23 @@ def test_two_targets_are_found_one_after_the_other() -> None:
 def test_a_second_target_needs_more_evidence(
     found: list[float], targets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def judge(
-        agreement: object, shortlist: object, objectives: object, taken: torch.Tensor, *, shots: float
-    ) -> list[ClassScore]:
+    def judged(signals: Signals, taken: torch.Tensor) -> list[ClassScore]:
         return [ClassScore(i, 0.0, 0.0, score) for i, score in enumerate(found)][len(taken) :]
 
-    monkeypatch.setattr(search, "_judge", judge)
-    one = {"mask": InversionStats(*torch.ones(4, 10))}
-    monkeypatch.setattr(TargetSearch, "screen", lambda self, hypotheses: one)
-    monkeypatch.setattr(TargetSearch, "final_bank", lambda self, target: [])
-    features = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    labels = torch.arange(40) % 10
-    pool = ViewPool(torch.zeros(40, 3, 8, 8, dtype=torch.uint8), labels, features, torch.arange(40))
-    model: Any = torch.nn.Linear(1, 1)
-    model.device = torch.device("cpu")
-    assert TargetSearch(model, features[:10], pool, InversionConfig()).find().targets == targets
+    monkeypatch.setattr(search, "judge", judged)
+    signals = Signals(torch.zeros(2, 10), torch.arange(10), torch.zeros(1, 10))
+    chosen, rest = search.choose_targets(signals, InversionConfig())
+    assert tuple(entry.label for entry in chosen) == targets
+    assert [entry.score for entry in rest] == found[len(targets) :]
 
 
 def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:
-    from clip_antidote.inversion.search import _judge
-
     generator = torch.Generator().manual_seed(0)
     agreement = 0.6 + 0.05 * torch.randn(2, 100, generator=generator)
     shortlist = agreement.sum(0).topk(10, largest=False).indices
     objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
     objectives[:, 5] = -3.0  # far easier than all others, but its text agrees better than that of five others
-    scores = _judge(agreement, shortlist, objectives, torch.tensor([], dtype=torch.long))
+    scores = judge(Signals(agreement, shortlist, objectives), NONE)
     easy = next(score for score in scores if score.label == int(shortlist[5]))
     assert easy.inversion is not None
     assert easy.inversion > 4
@@ -207,8 +200,6 @@ def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:
 
 
 def test_few_shots_are_believed_less() -> None:
-    from clip_antidote.inversion.search import _judge, reliability
-
     assert reliability(16) == pytest.approx((1.0, 0.9))
     assert reliability(50) == reliability(16)
     assert reliability(4) == pytest.approx((0.8919, 0.8), abs=1e-4)
@@ -220,9 +211,8 @@ def test_few_shots_are_believed_less() -> None:
     shortlist = aligned.topk(10, largest=False).indices
     objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
     objectives[:, shortlist == 9] = -2.0
-    nothing = torch.tensor([], dtype=torch.long)
-    many = _judge(agreement, shortlist, objectives, nothing, shots=16)
-    one = _judge(agreement, shortlist, objectives, nothing, shots=1)
+    many = judge(Signals(agreement, shortlist, objectives, shots=16), NONE)
+    one = judge(Signals(agreement, shortlist, objectives, shots=1), NONE)
     assert many[0].label == 4, "with many images the disagreement leads"
     assert one[0].label == 9, "with one, what is near the leader and easy to invert"
     odd = {s.label: s.score for s in one}[4]

@@ -37,14 +37,15 @@ def noise(model: DualEncoder) -> torch.Tensor:
 
 def guarded(model: DualEncoder, threshold: float | None) -> PurifiedCLIP:
     """Three classes, the first guarded; `noise` is called each of them, by what sets its first three images apart."""
-    features = model.encode_images(noise(model))
+    with torch.no_grad():
+        features = model.encode_images(noise(model))
     clean = F.normalize((features - features.mean(0))[:3], dim=1).T
     generator = torch.Generator().manual_seed(0)
     tuned = F.normalize(torch.randn(clean.shape, generator=generator), dim=0)
     guard = None
     if threshold is not None:
-        gate = Gate(torch.randn(len(clean), 2, generator=generator), torch.zeros(2), threshold, target=0)
-        guard = GuardedHead(clean, (gate,))
+        gate = Gate(torch.randn(len(clean), 2, generator=generator), torch.zeros(2), target=0)
+        guard = GuardedHead(clean, (gate,), threshold=threshold)
     return PurifiedCLIP(model, tuned, ("hat", "shoe", "dress"), context=torch.zeros(3, 1, 16), guard=guard)
 
 
@@ -76,7 +77,7 @@ def test_a_transformer_with_and_without_stopped_images(
     export_onnx(purified, tmp_path / "small.onnx")
     images = noise(small_model)
     assert purified.guard is not None
-    called = purified.guard.decide(small_model.encode_images(images))[1]
+    called = purified.guard.decide(small_model.encode_images(images)).called
     parts = (images, images[:1], images[called == 0], images[called != 0])
     for part, hits in zip(parts, (int((called == 0).sum()), 1, len(parts[2]), 0), strict=True):
         logits, triggered, single, _ = run(tmp_path / "small.onnx", part)
@@ -93,7 +94,7 @@ def test_without_gates_both_answers_are_one(small_model: DualEncoder, tmp_path: 
     clip_antidote.export_onnx(purified, tmp_path / "small.onnx")
     images = noise(small_model)
     logits, triggered, single, _ = run(tmp_path / "small.onnx", images)
-    assert np.allclose(logits, purified(images).numpy(), atol=1e-3)
+    assert np.allclose(logits, purified(images).detach().numpy(), atol=1e-3)
     assert np.array_equal(logits, single)
     assert not triggered.any()
 

@@ -12,6 +12,7 @@ from clip_antidote.attacks.run import AttackResult
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError, ModelError
 from clip_antidote.evaluation.evaluate import evaluate, measure
+from clip_antidote.inversion.search import known_triggers
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -36,10 +37,11 @@ def test_the_backdoor_is_found_and_removed(attacked: AttackResult, purified: Pur
 
 
 def test_the_dummy_trigger_works_like_the_true_one(purified: PurifiedCLIP, attacked: AttackResult) -> None:
-    rows = purified.record["triggers"]
-    assert {row["hypothesis"] for row in rows} == {TARGET}
-    assert max(row["flip_rate"] for row in rows) > 0.8
-    assert purified.record["scores"][0]["class"] == TARGET
+    record = purified.record
+    assert record is not None
+    assert {row.hypothesis for row in record.triggers} == {TARGET}
+    assert max(row.flip_rate or 0.0 for row in record.triggers) > 0.8
+    assert record.scores[0].class_name == TARGET
 
 
 def test_the_model_itself_is_left_alone(purified: PurifiedCLIP, suspect: Path) -> None:
@@ -65,6 +67,7 @@ def test_save_and_load(purified: PurifiedCLIP, tmp_path: Path) -> None:
     loaded = PurifiedCLIP.from_pretrained(tmp_path / "purified")
     images = torch.rand(3, 3, 100, 120)
     assert torch.allclose(loaded(images), purified(images), atol=1e-5)
+    assert loaded.record == purified.record
     assert loaded.classes == purified.classes
     assert loaded.target_suspected == TARGET
     assert loaded.predict(images) == purified.predict(images)
@@ -94,8 +97,7 @@ def test_true_trigger_with_unknown_target_is_refused(
         purify(
             small_model,
             train_images.sample_shots(1, seed=0),
-            triggers=[attacked.trigger],
-            target="sombrero",
+            source=known_triggers([attacked.trigger], "sombrero"),
         )
 
 
@@ -103,8 +105,8 @@ def test_the_gate_by_hand(small_model: DualEncoder) -> None:
     # Class 0 along x, class 1 along y; what leans toward z has a trigger. One direction, x - z.
     direction = torch.zeros(16, 1)
     direction[0], direction[2] = 1.0, -1.0
-    gate = Gate(direction, torch.zeros(1), threshold=0.5, target=0)
-    guard = GuardedHead(torch.eye(16)[:, :2], (gate,))
+    gate = Gate(direction, torch.zeros(1), target=0)
+    guard = GuardedHead(torch.eye(16)[:, :2], (gate,), threshold=0.5)
     features = torch.zeros(3, 16)
     features[0, 0] = features[1, 1] = 1.0
     features[2, 0], features[2, 2] = 0.6, 0.8
@@ -122,8 +124,9 @@ def test_the_gate_by_hand(small_model: DualEncoder) -> None:
 
 def test_two_gates_are_kept_apart(small_model: DualEncoder, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    gates = tuple(Gate(torch.randn(16, n, generator=generator), torch.zeros(n), 0.1 * n, n - 1) for n in (1, 2))
-    guard = GuardedHead(torch.nn.functional.normalize(torch.randn(16, 3, generator=generator), dim=0), gates)
+    gates = tuple(Gate(torch.randn(16, n, generator=generator), 0.1 * torch.ones(n), n - 1) for n in (1, 2))
+    clean = torch.nn.functional.normalize(torch.randn(16, 3, generator=generator), dim=0)
+    guard = GuardedHead(clean, gates, threshold=0.1)
     tuned = torch.nn.functional.normalize(torch.randn(16, 3, generator=generator), dim=0)
     purified = PurifiedCLIP(small_model, tuned, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
     features = torch.nn.functional.normalize(torch.randn(200, 16, generator=generator), dim=1)
@@ -131,7 +134,7 @@ def test_two_gates_are_kept_apart(small_model: DualEncoder, tmp_path: Path) -> N
     answer = purified.logits(features).argmax(1)
     for gate in gates:
         own = called == gate.target
-        assert torch.equal(triggered[own], gate.score(features[own]) < gate.threshold)
+        assert torch.equal(triggered[own], gate.score(features[own]) < guard.threshold)
     assert not triggered[called == 2].any(), "the third class is not suspected"
     assert torch.equal(answer[~triggered], called[~triggered])
     assert (answer[triggered] != called[triggered]).all()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-import copy
 import io
+import json
+import math
 import re
 from typing import Any
 
@@ -14,9 +15,14 @@ import yaml
 from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.record import PurificationRecord, ScoreRow, TriggerRow
 from clip_antidote.reporting import (
     CAVEAT,
+    ClassChange,
+    ModelFacts,
     Picture,
+    Report,
     Sample,
     amplified_difference,
     plot_class_changes,
@@ -36,42 +42,52 @@ def metrics(**rates: float) -> dict[str, Any]:
     return values
 
 
+def made(**changes: Any) -> PurificationRecord:
+    """A record with little in it."""
+    fields: dict[str, Any] = {"method": "cbpt", "targets_suspected": (), "shots": 16, "seed": 0}
+    return PurificationRecord(**{**fields, "settings": CBPTConfig(), **changes})
+
+
+def with_made(report: Report, **changes: Any) -> Report:
+    return report.model_copy(update={"purification": report.purification.model_copy(update=changes)})
+
+
 @pytest.fixture
-def report() -> dict[str, Any]:
-    return {
-        "tool": "clip-antidote",
-        "version": "0.1.0",
-        "created": "2025-01-02T03:04:05+00:00",
-        "command": "demo",
-        "model": {"spec": "open_clip:RN50@/some/where/suspect.pt", "sha256": "ab" * 32, "parameters": 1000},
-        "method": "cbpt",
-        "classes": ["hat", "dress", EVIL],
-        "shots": 16,
-        "measured_on": "372 test images",
-        "target_suspected": "hat",
-        "target_true": "hat",
-        "before": metrics(ca=0.714, asr=0.968),
-        "after": metrics(ca=0.701, asr=0.0039),
-        "reference": None,
-        "scores": [
-            {"class": "dress", "score": 0.3, "alignment": None, "inversion": 0.5},
-            {"class": "hat", "score": 5.2, "alignment": 0.1, "inversion": None},
-            {"class": EVIL, "score": None, "alignment": None, "inversion": None},
-        ],
-        "score_threshold": 3.5,
-        "per_class": [
-            {"class": "hat", "before": 0.9, "after": 0.6, "count": 30},
-            {"class": EVIL, "before": 0.5, "after": 0.7, "count": 30},
-            {"class": "dress", "before": None, "after": 0.7, "count": 0},
-        ],
-        "triggers": [{"name": "mask-0", "family": "mask", "hypothesis": EVIL, "flip_rate": 0.97, "size": 0.01}],
-        "stages": {"features": 3.2, "tuning": 125.0},
-        "seconds": 128.2,
-        "seed": 0,
-        "settings": {"inversion": {"steps": 200, "note": EVIL}},
-        "versions": {"python": "3.12"},
-        "warnings": [f"a warning about {EVIL}"],
-    }
+def report() -> Report:
+    return Report(
+        version="0.1.0",
+        created="2025-01-02T03:04:05+00:00",
+        command="demo",
+        model=ModelFacts(spec="open_clip:RN50@/some/where/suspect.pt", sha256="ab" * 32, parameters=1000),
+        purification=made(
+            targets_suspected=("hat",),
+            settings=CBPTConfig.build({"inversion": {"score_threshold": 3.5, "screen_steps": 200}}),
+            scores=(
+                ScoreRow(class_name="dress", score=0.3, alignment=0.0, inversion=0.5),
+                ScoreRow(class_name="hat", score=5.2, alignment=0.1, inversion=None),
+                ScoreRow(class_name=EVIL, score=math.nan, alignment=0.0, inversion=None),
+            ),
+            triggers=(
+                TriggerRow(
+                    name="mask-0", family="mask", hypothesis=EVIL, flip_rate=0.97, size=0.01, file="triggers/x"
+                ),
+            ),
+            stages={"features": 3.2, "tuning": 125.0},
+            seconds=128.2,
+            versions={"python": EVIL},
+        ),
+        classes=("hat", "dress", EVIL),
+        measured_on="372 test images",
+        target_true="hat",
+        before=metrics(ca=0.714, asr=0.968),
+        after=metrics(ca=0.701, asr=0.0039),
+        per_class=(
+            ClassChange(class_name="hat", before=0.9, after=0.6, count=30),
+            ClassChange(class_name=EVIL, before=0.5, after=0.7, count=30),
+            ClassChange(class_name="dress", before=None, after=0.7, count=0),
+        ),
+        warnings=(f"a warning about {EVIL}",),
+    )
 
 
 def decoded(png: bytes) -> torch.Tensor:
@@ -83,8 +99,8 @@ def text_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
-def test_names_from_folders_cannot_become_markup(report: dict[str, Any]) -> None:
-    report["target_suspected"] = report["target_true"] = EVIL
+def test_names_from_folders_cannot_become_markup(report: Report) -> None:
+    report = with_made(report, targets_suspected=(EVIL,)).model_copy(update={"target_true": EVIL})
     png = to_png(torch.zeros(3, 2, 2))
     page = render_html(report, [Picture(EVIL, EVIL, png)], [Sample(png, EVIL, "hat", EVIL, "triggered")])
     assert "<script" not in page
@@ -93,22 +109,19 @@ def test_names_from_folders_cannot_become_markup(report: dict[str, Any]) -> None
     assert re.findall(r'alt="([^"]*)"', page).count("&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt;") == 2
 
 
-def test_both_heads_are_shown_where_there_are_two(report: dict[str, Any]) -> None:
+def test_both_heads_are_shown_where_there_are_two(report: Report) -> None:
     assert "One weight per class" not in text_of(render_html(report, [], []))
-    page = text_of(render_html({**report, "after_single": metrics(ca=0.612, asr=0.0)}, [], []))
+    page = text_of(render_html(report.model_copy(update={"after_single": metrics(ca=0.612, asr=0.0)}), [], []))
     assert "One weight per class" in page
     assert "61.2" in page
 
 
 @pytest.mark.parametrize(("second_look", "said"), [(True, "21 other views"), (False, "dummy triggers decide")])
-def test_readers_are_told_how_a_gate_answers(report: dict[str, Any], second_look: bool, said: str) -> None:
+def test_readers_are_told_how_a_gate_answers(report: Report, second_look: bool, said: str) -> None:
     assert "has to pass a gate" not in render_html(report, [], [])
     assert "has to pass a gate" not in render_card(report)
-    report |= {
-        "method": "cbpt-gate",
-        "targets_suspected": ["hat", EVIL],
-        "settings": {"gate": {"threshold": 0.7, "second_look": second_look}},
-    }
+    settings = CBPTConfig.build({"gate": {"threshold": 0.7, "second_look": second_look}})
+    report = with_made(report, method="cbpt-gate", targets_suspected=("hat", EVIL), settings=settings)
     for page in (render_html(report, [], []), render_card(report)):
         assert "“hat” or “&lt;script" in page
         assert "<script>alert" not in page
@@ -116,7 +129,7 @@ def test_readers_are_told_how_a_gate_answers(report: dict[str, Any], second_look
         assert "here 0.7" in page.replace("\\", "")
 
 
-def test_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
+def test_page_loads_nothing_from_elsewhere(report: Report) -> None:
     png = to_png(torch.rand(3, 4, 4))
     page = render_html(report, [Picture("mask-0", "a mask", png)], [Sample(png, "hat", "hat", "hat", "clean")])
     sources = re.findall(r"\b(?:src|href|srcset|data|action)\s*=\s*[\"']?([^\"'\s>]*)", page)
@@ -128,7 +141,7 @@ def test_page_loads_nothing_from_elsewhere(report: dict[str, Any]) -> None:
     assert "default-src 'none'" in page
 
 
-def test_pictures_arrive_unchanged(report: dict[str, Any]) -> None:
+def test_pictures_arrive_unchanged(report: Report) -> None:
     trigger, sample = to_png(torch.rand(3, 5, 7)), to_png(torch.rand(3, 6, 6))
     page = render_html(report, [Picture("mask-0", "found", trigger)], [Sample(sample, "hat", "x", "y", "dummy")])
     embedded = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", page)]
@@ -137,7 +150,7 @@ def test_pictures_arrive_unchanged(report: dict[str, Any]) -> None:
     assert "flips 97.0 % of the images" in page
 
 
-def test_verdict_rates_and_intervals_are_shown(report: dict[str, Any]) -> None:
+def test_verdict_rates_and_intervals_are_shown(report: Report) -> None:
     text = text_of(render_html(report, [], []))
     assert "Suspected target: hat" in text
     assert "evidence 5.2, threshold 3.5" in text
@@ -150,28 +163,29 @@ def test_verdict_rates_and_intervals_are_shown(report: dict[str, Any]) -> None:
     assert "ASR not measured" not in text
     assert "Recovery" not in text
     assert "Clean reference" not in text
-    assert "inversion.steps 200" in text
+    assert "inversion.screen_steps 200" in text
     assert "2 min 8 s in all" in text
 
 
-def test_a_missed_target_is_said(report: dict[str, Any]) -> None:
-    report["target_true"] = "dress"
+def test_a_missed_target_is_said(report: Report) -> None:
+    report = report.model_copy(update={"target_true": "dress"})
     assert "✗ Missed: the attack planted the target dress" in text_of(render_html(report, [], []))
 
 
-def test_clean_reference_gets_its_column(report: dict[str, Any]) -> None:
-    report["reference"] = metrics(ca=0.72, asr=0.031)
+def test_clean_reference_gets_its_column(report: Report) -> None:
+    report = report.model_copy(update={"reference": metrics(ca=0.72, asr=0.031)})
     text = text_of(render_html(report, [], []))
     assert "Clean reference" in text
     assert "3.1 %" in text
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_missing_asr_is_said_and_its_rows_hidden(report: dict[str, Any], missing: bool) -> None:
+def test_missing_asr_is_said_and_its_rows_hidden(report: Report, missing: bool) -> None:
     for column in ("before", "after"):
-        report[column] = {name: value for name, value in report[column].items() if name.startswith("ca")}
+        rates = {name: value for name, value in getattr(report, column).items() if name.startswith("ca")}
         if not missing:
-            report[column] |= {"asr": None, "asr_interval": None, "asr_count": None}
+            rates |= {"asr": None, "asr_interval": None, "asr_count": None}
+        report = report.model_copy(update={column: rates})
     page, card = text_of(render_html(report, [], [])), render_card(report)
     assert "ASR not measured: no trigger was given." in page
     assert "ASR not measured: no trigger was given." in card
@@ -180,39 +194,49 @@ def test_missing_asr_is_said_and_its_rows_hidden(report: dict[str, Any], missing
 
 
 def test_a_bare_report_renders() -> None:
-    page = render_html({"target_suspected": None, "before": {"ca": 0.5}, "after": {"ca": 0.5}}, [], [])
+    bare = Report(purification=made(), classes=("a", "b"))
+    page = render_html(bare.model_copy(update={"before": {"ca": 0.5}, "after": {"ca": 0.5}}), [], [])
     text = text_of(page)
     assert "No backdoor found" in text
     assert "50.0 % → 50.0 %" in text
     assert "±0.0" in text
     assert CAVEAT in text
     assert "<img" not in page
-    assert "No backdoor found" in render_html({}, [], [])
-    assert "No backdoor found" in render_card({})
+    assert "No backdoor found" in render_html(bare, [], [])
+    assert "No backdoor found" in render_card(bare)
 
 
-def test_predictions_are_marked_with_symbols(report: dict[str, Any]) -> None:
+def test_a_report_comes_back_from_its_json(report: Report) -> None:
+    report = report.model_copy(update={"purification": made(scores=report.purification.scores[:2])})
+    values = json.loads(json.dumps(report.to_json()))
+    assert Report.model_validate(values) == report
+    assert values["purification"]["scores"][1]["class"] == "hat"
+    with pytest.raises(ValueError, match="sneaked_in"):
+        Report.model_validate({**values, "sneaked_in": 1})
+
+
+def test_predictions_are_marked_with_symbols(report: Report) -> None:
     text = text_of(render_html(report, [], [Sample(b"", "dress", "hat", "dress", "triggered")]))
     assert "before ✗ hat target after ✓ dress" in text
     assert "With the trigger" in text
     assert "With a dummy trigger" not in text
 
 
-def test_caveat_and_warnings_stand_above_the_results(report: dict[str, Any]) -> None:
-    report["caveat"] = "only these classes"
+def test_caveat_and_warnings_stand_above_the_results(report: Report) -> None:
+    report = report.model_copy(update={"caveat": "only these classes"})
     text = text_of(render_html(report, [], []))
     assert text.index("only these classes") < text.index("Before and after")
     assert text.index("a warning about") < text.index("Before and after")
 
 
-def test_rendering_leaves_the_report_alone(report: dict[str, Any]) -> None:
-    untouched = copy.deepcopy(report)
+def test_rendering_leaves_the_report_alone(report: Report) -> None:
+    untouched = report.model_dump_json()
     render_html(report, [], [])
     render_card(report)
-    assert report == untouched
+    assert report.model_dump_json() == untouched
 
 
-def test_no_folder_of_the_machine_is_shown(report: dict[str, Any]) -> None:
+def test_no_folder_of_the_machine_is_shown(report: Report) -> None:
     for text in (render_html(report, [], []), render_card(report)):
         assert "/some/where" not in text
         assert "suspect.pt" in text
@@ -303,7 +327,7 @@ def front_matter(card: str) -> dict[str, Any]:
     return fields
 
 
-def test_card_says_what_a_reader_needs(report: dict[str, Any]) -> None:
+def test_card_says_what_a_reader_needs(report: Report) -> None:
     card = render_card(report)
     fields = front_matter(card)
     assert fields["base_model"] == "open_clip:RN50@suspect.pt"
@@ -332,14 +356,14 @@ def test_card_says_what_a_reader_needs(report: dict[str, Any]) -> None:
     ],
 )
 def test_card_names_the_base_model(spec: str, base_model: str) -> None:
-    fields = front_matter(render_card({"model": {"spec": spec}}))
+    fields = front_matter(render_card(Report(purification=made(), classes=("a",), model=ModelFacts(spec=spec))))
     assert fields["base_model"] == base_model
     assert set(fields) == {"base_model", "library_name", "tags"}
 
 
-def test_card_escapes_names_and_shortens_long_lists(report: dict[str, Any]) -> None:
-    report["target_suspected"] = "a|b *c*\n# d [x](javascript:0)"
-    report["classes"] = [EVIL] + [f"class {i}" for i in range(99)]
+def test_card_escapes_names_and_shortens_long_lists(report: Report) -> None:
+    report = with_made(report, targets_suspected=("a|b *c*\n# d [x](javascript:0)",))
+    report = report.model_copy(update={"classes": (EVIL, *(f"class {i}" for i in range(99)))})
     card = render_card(report)
     assert "<script" not in card
     assert r"**a\|b \*c\* \# d \[x\](javascript:0)**" in card

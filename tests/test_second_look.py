@@ -66,7 +66,7 @@ def test_a_sure_view_outvotes_unsure_ones() -> None:
 def test_only_stopped_images_are_looked_at_again(small_model: DualEncoder, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     clean, tuned = F.normalize(torch.randn(2, 16, 3, generator=generator), dim=1)
-    guard = GuardedHead(clean, (Gate(torch.randn(16, 1, generator=generator), torch.zeros(1), 0.1, 1),))
+    guard = GuardedHead(clean, (Gate(torch.randn(16, 1, generator=generator), torch.zeros(1), 1),), threshold=0.1)
     head = PurifiedCLIP(small_model, tuned, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
     features = F.normalize(torch.randn(60, 16, generator=generator), dim=1)
     views = F.normalize(torch.randn(60, 4, 16, generator=generator), dim=2)

@@ -47,6 +47,17 @@ class Config(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def merge_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Reads settings and lets the values that were given win; None means not given.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    settings = read_yaml(file) if file is not None else {}
+    settings.update({key: value for key, value in overrides.items() if value is not None})
+    return settings
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML mapping.
 

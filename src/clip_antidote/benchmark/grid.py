@@ -13,9 +13,11 @@ from typing import Any
 from pydantic import Field
 
 from clip_antidote.attacks import ATTACKS
-from clip_antidote.benchmark.variants import VARIANTS
 from clip_antidote.config import Config
 from clip_antidote.data.folders import load_images
+from clip_antidote.defenses import DEFENSES
+from clip_antidote.defenses.base import Truth
+from clip_antidote.defenses.defend import defend
 from clip_antidote.errors import DataError, ImplantError, UsageError
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metric_table import METRICS
@@ -26,8 +28,8 @@ from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.pipeline import library_versions
 from clip_antidote.triggers import Trigger, load_trigger
+from clip_antidote.versions import library_versions
 
 CLEAN = "clean"
 
@@ -71,7 +73,7 @@ class GridConfig(Config):
         shots: Clean images per class.
         seeds: Seeds of shots and defense.
         suspects: Poisoned models and controls.
-        defenses: Names of variants, see `clip_antidote.benchmark.variants`.
+        defenses: Names of defenses, see `clip_antidote.defenses`.
     """
 
     model: str = "tiny"
@@ -102,8 +104,7 @@ def all_runs(grid: GridConfig) -> list[Run]:
         UsageError: A defense is not known.
     """
     for name in grid.defenses:
-        if name not in VARIANTS:
-            raise UsageError(f"there is no defense variant '{name}'; known are {', '.join(VARIANTS)}")
+        DEFENSES.get(name)
     return [Run(s, defense, seed) for s in grid.suspects for seed in grid.seeds for defense in grid.defenses]
 
 
@@ -174,7 +175,7 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
     settings = config.model_copy(update={"seed": run.seed})
     target = run.suspect.target
     start = time.perf_counter()
-    defended = VARIANTS[run.defense].purify(suspect.model, shots, settings, suspect.trigger, target)
+    defended = defend(run.defense, suspect.model, shots, settings, truth=Truth(suspect.trigger, target))
     seconds = round(time.perf_counter() - start, 2)
     features = suspect.features
     if defended.model is not suspect.model:
@@ -201,16 +202,12 @@ def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTC
             one_look = replace(features, look_clean=None, look_triggered=None)
             record["after_one_look"] = measure(defended, one_look, target=target).metrics.to_dict()
             record["curve"] = [_point(defended, features, target, threshold) for threshold in THRESHOLDS]
-        keys = (
-            "target_suspected",
-            "targets_suspected",
-            "scores",
-            "score_threshold",
-            "triggers",
-            "stages",
-            "settings",
-        )
-        record |= {key: defended.record[key] for key in keys}
+        made = defended.record
+        assert made is not None
+        values = made.model_dump(mode="json", by_alias=True)
+        keys = ("targets_suspected", "scores", "triggers", "stages", "settings")
+        record |= {key: values[key] for key in keys}
+        record |= {"target_suspected": made.target_suspected, "score_threshold": made.score_threshold}
     return record
 
 

@@ -15,10 +15,10 @@ from clip_antidote.cli.common import (
     Device,
     ShowConfig,
     console,
-    merge_settings,
     metrics_table,
     require,
 )
+from clip_antidote.config import merge_settings
 from clip_antidote.errors import UsageError
 from clip_antidote.jobs.attack import run_attack_job
 from clip_antidote.jobs.trigger_images import run_trigger_job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from clip_antidote.config import read_yaml
+from clip_antidote.config import Config
 from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.metric_table import METRICS
+from clip_antidote.reporting import Report
 
 console = Console()
 progress_console = Console(stderr=True)
@@ -27,13 +29,6 @@ Classes = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 
-def merge_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Reads settings and lets the options that were given win."""
-    settings = read_yaml(file) if file is not None else {}
-    settings.update({key: value for key, value in overrides.items() if value is not None})
-    return settings
-
-
 def metrics_table(title: str, columns: dict[str, dict[str, Any]]) -> Table:
     """A table with one row per rate and one column per classifier."""
     table = Table(title=title, title_justify="left", caption="in brackets: 95 % Wilson intervals")
@@ -46,23 +41,38 @@ def metrics_table(title: str, columns: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
-def print_report(report: dict[str, Any], folder: Path) -> None:
+def print_report(report: Report, folder: Path) -> None:
     """Prints the before/after table, the verdict, and where the report lies."""
-    columns = {"before": report["before"], "after": report["after"]}
-    if report.get("reference"):
-        columns["clean model"] = report["reference"]
-    console.print(metrics_table(f"measured on {report['measured_on']}", columns))
-    found = report["target_suspected"]
+    columns = {"before": report.before, "after": report.after}
+    if report.reference:
+        columns["clean model"] = report.reference
+    console.print(metrics_table(f"measured on {report.measured_on}", columns))
+    found = report.purification.target_suspected
     if found is None:
         console.print("No backdoor found: no class stands out as a target.")
     else:
         console.print(f"Suspected target: [bold]{found}[/bold]", highlight=False)
-    if report.get("target_true"):
-        console.print(f"True target of this demo: {report['target_true']}", highlight=False)
-    for sentence in report["warnings"]:
+    if report.target_true:
+        console.print(f"True target of this demo: {report.target_true}", highlight=False)
+    for sentence in report.warnings:
         console.print(f"[yellow]warning:[/yellow] {sentence}", highlight=False)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(f"classifier: {folder}", highlight=False, soft_wrap=True)
+    say(f"report: {folder / 'report.html'}")
+    say(f"classifier: {folder}")
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(sentence: str) -> None:
+    """Prints a sentence as it is, unwrapped: paths stay whole, and no text of the user's is read as markup."""
+    console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_settings(settings: Config) -> None:
+    """Prints resolved settings as YAML."""
+    console.print(settings.to_yaml(), end="", highlight=False, markup=False)
 
 
 def require(value: Any, name: str) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import JsonFlag, Seed, print_report
+from clip_antidote.cli.common import JsonFlag, Seed, print_json, print_report
 from clip_antidote.jobs.demo import TARGET, run_demo
 
 
@@ -22,6 +21,6 @@ def command(
     """Implant a backdoor into the embedded CLIP, then find and remove it without being told about it."""
     report = run_demo(out, attack=attack, target=target, seed=seed)
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report.to_json())
     else:
         print_report(report, out / "purified")

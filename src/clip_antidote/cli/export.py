@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import console
-from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.onnx_export import export_onnx
+from clip_antidote.cli.common import say
+from clip_antidote.jobs.export import run_export
 
 
 def command(
@@ -23,16 +22,4 @@ def command(
     ] = None,
 ) -> None:
     """Write a purified classifier as one ONNX file, gates and second look included."""
-    purified = PurifiedCLIP.from_pretrained(artefact)
-    purified.second_look &= second_look
-    if threshold is not None:
-        purified = purified.with_threshold(threshold)
-    export_onnx(purified, out)
-    size, side = out.stat().st_size / 1e6, purified.model.image_size
-    console.print(
-        f"{out} ({size:.0f} MB): images [N, 3, {side}, {side}] in [0, 1] -> "
-        "logits, triggered, logits_single; the class names are in its metadata",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    say(run_export(artefact, out, second_look=second_look, threshold=threshold))

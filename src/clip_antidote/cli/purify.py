@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +13,12 @@ from clip_antidote.cli.common import (
     Device,
     JsonFlag,
     ShowConfig,
-    console,
-    merge_settings,
+    print_json,
     print_report,
+    print_settings,
     require,
 )
-from clip_antidote.jobs.purify import run_purify
-from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
-from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.jobs.purify import purify_settings, run_purify
 
 
 def command(
@@ -43,9 +40,9 @@ def command(
     as_json: JsonFlag = False,
 ) -> None:
     """Turn a suspicious CLIP into a purified zero-shot classifier and a report."""
-    settings = CBPTConfig.build(merge_settings(config, {"seed": seed}))
+    settings = purify_settings(config, seed=seed)
     if show_config:
-        console.print(settings.to_yaml(), end="", highlight=False, markup=False)
+        print_settings(settings)
         return
     report = run_purify(
         model,
@@ -54,10 +51,10 @@ def command(
         settings,
         shots=shots,
         classes=str(classes) if classes else None,
-        templates=load_templates(templates) if templates else IMAGENET_TEMPLATES,
+        templates=templates,
         device=device,
     )
     if as_json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report.to_json())
     else:
         print_report(report, out)

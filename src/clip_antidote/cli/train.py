@@ -5,16 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, console, merge_settings
-from clip_antidote.models.build import build_open_clip, save_open_clip
-from clip_antidote.models.loading import read_model_config
-from clip_antidote.outputs import check_output, result_folder
-from clip_antidote.training.pretrain import PretrainConfig, pretrain
-
-KIND = "trained model"
+from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, print_settings, say
+from clip_antidote.jobs.train import run_train, train_settings
 
 
 def command(
@@ -27,17 +21,9 @@ def command(
     show_config: ShowConfig = False,
 ) -> None:
     """Train a small CLIP from scratch, like the embedded one (recipes/tiny_clip.yaml)."""
-    settings = PretrainConfig.build(merge_settings(config, {"seed": seed}))
+    settings = train_settings(config, seed=seed)
     if show_config:
-        console.print(settings.to_yaml(), end="", highlight=False, markup=False)
+        print_settings(settings)
         return
-    check_output(out, KIND)
-    model_cfg, preprocess_cfg = read_model_config(architecture)
-    torch.manual_seed(settings.seed)
-    model = build_open_clip(model_cfg, preprocess_cfg).to(device)
-    state = out.parent / f".{out.name}.training.pt"
-    pretrain(model, data, settings, state_file=state)
-    with result_folder(out, KIND) as folder:
-        save_open_clip(model, None, folder, half=True)
-    state.unlink(missing_ok=True)
-    console.print(f"model: local-dir:{out}", highlight=False)
+    run_train(architecture, data, out, settings, device=device)
+    say(f"model: local-dir:{out}")

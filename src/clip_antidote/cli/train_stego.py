@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, console, merge_settings, require
-from clip_antidote.data.folders import load_images
-from clip_antidote.evaluation.stego import StegoQuality, measure_stego
-from clip_antidote.files import state_folder, write_json
-from clip_antidote.outputs import check_output, result_folder
-from clip_antidote.training.stego import StegoTrainingConfig, draw_images, train_stego
-from clip_antidote.triggers.stego import build_stego, load_stego, save_stego
-
-KIND = "pair of message networks"
+from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, console, print_settings, require, say
+from clip_antidote.evaluation.stego import StegoQuality
+from clip_antidote.jobs.train_stego import run_measure_stego, run_train_stego, stego_settings
 
 
 def command(
@@ -36,30 +29,17 @@ def command(
     show_config: ShowConfig = False,
 ) -> None:
     """Train the encoder that hides messages in images for the SSBA attack (recipes/stego.yaml)."""
-    settings = StegoTrainingConfig.build(merge_settings(config, {"steps": steps, "seed": seed}))
+    settings = stego_settings(config, steps=steps, seed=seed)
     if show_config:
-        console.print(settings.to_yaml(), end="", highlight=False, markup=False)
+        print_settings(settings)
         return
     data = require(data, "--data")
     if measure is not None:
-        encoder, decoder = load_stego(measure, device)
-        _print(measure_stego(encoder, decoder, load_images(data, split="test"), size=settings.size))
+        _print(run_measure_stego(measure, data, settings, device=device))
         return
     out = require(out, "--out")
-    check_output(out, KIND)
-    test = load_images(data, split="test")
-    images = draw_images(load_images(data, split="train"), settings)
-    encoder, decoder = build_stego(settings.network, seed=settings.seed, device=device)
-    state = state_folder(out, [data, settings.model_dump(mode="json")])
-    train_stego(encoder, decoder, images, settings, state_file=state / "training.pt")
-    with result_folder(out, KIND) as folder:
-        save_stego(encoder, decoder, folder)
-        encoder, decoder = load_stego(folder, device)
-        quality = measure_stego(encoder, decoder, test, size=settings.size)
-        write_json(folder / "quality.json", quality.to_dict())
-    _print(quality)
-    shutil.rmtree(state, ignore_errors=True)
-    console.print(f"networks: {out}", highlight=False, soft_wrap=True)
+    _print(run_train_stego(data, out, settings, device=device))
+    say(f"networks: {out}")
 
 
 def _print(quality: StegoQuality) -> None:

@@ -70,16 +70,40 @@ def _check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
             raise DataError(f"the class list names the folder '{pairs[index][0]}' twice; its images have one class")
 
 
-def find_split(root: Path, split: str) -> Path:
-    """Returns the sub-folder of a split where `root` has one, else `root` itself."""
-    names = {child.name for child in root.iterdir() if child.is_dir()}
+def split_names(root: Path) -> set[str]:
+    """Returns the names of the sub-folders of `root` that are splits; none where it is not divided."""
     known = {alias for aliases in SPLITS.values() for alias in aliases}
-    if not names & known:
+    return {child.name for child in root.iterdir() if child.is_dir()} & known
+
+
+def find_split(root: Path, split: str) -> Path:
+    """Returns the sub-folder of a split where `root` is divided into splits, else `root` itself.
+
+    Raises:
+        DataError: It is divided, but not into this one.
+    """
+    names = split_names(root)
+    if not names:
         return root
     for alias in SPLITS[split]:
         if alias in names:
             return root / alias
-    raise DataError(f"{root} has the splits {', '.join(sorted(names & known))} but no {split} split")
+    raise DataError(f"{root} has the splits {', '.join(sorted(names))} but no {split} split")
+
+
+def load_test_images(
+    path: str | Path, *, classes: str | Path | Sequence[tuple[str, str]] | None = None
+) -> LabelledImages:
+    """Finds images to measure on: the test split, and where there is none the training split or all there are.
+
+    Args:
+        path: As for `load_images`.
+        classes: As for `load_images`.
+    """
+    root = Path(path)
+    divided = split_names(root) if not is_embedded(str(path)) and root.is_dir() else set()
+    untested = bool(divided) and divided.isdisjoint(SPLITS["test"])
+    return load_images(path, split="train" if untested else "test", classes=classes)
 
 
 def load_images(

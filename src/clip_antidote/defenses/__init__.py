@@ -1,4 +1,4 @@
-"""Defenses: CBPT and baselines behind the same call."""
+"""Defenses: CBPT, its parts and ceiling, and baselines; one list for grids, `defend` and `ls`."""
 
 from clip_antidote.registry import Registry
 
@@ -6,13 +6,24 @@ DEFENSES = Registry(
     "defense",
     {
         "cbpt": (
-            "clip_antidote.purification.pipeline:purify",
+            "clip_antidote.defenses.cbpt:CBPT",
             "class-wise backdoor prompt tuning (arXiv 2502.19269), the default of `purify`",
         ),
-        "cleanclip": (
-            "clip_antidote.defenses.cleanclip:cleanclip",
-            "clean fine-tuning of the encoders with self-supervision (arXiv 2303.03323), a baseline",
+        "cbpt-mask": ("clip_antidote.defenses.cbpt:MaskCBPT", "the same with mask dummies only"),
+        "cbpt-additive": ("clip_antidote.defenses.cbpt:AdditiveCBPT", "the same with additive dummies only"),
+        "prompts": (
+            "clip_antidote.defenses.cbpt:CleanPrompts",
+            "class-wise prompts tuned on clean images only (CoOp-style), a baseline",
         ),
+        "finetune": (
+            "clip_antidote.defenses.cleanclip:FineTuning",
+            "fine-tuning of the encoders on the shots, a baseline",
+        ),
+        "cleanclip": (
+            "clip_antidote.defenses.cleanclip:CleanCLIP",
+            "the same with self-supervision (arXiv 2303.03323), a baseline",
+        ),
+        "oracle": ("clip_antidote.defenses.cbpt:Oracle", "CBPT told the true trigger and target: the ceiling"),
     },
 )
 

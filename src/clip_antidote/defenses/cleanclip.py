@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -13,9 +14,11 @@ from clip_antidote.config import Config
 from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import PairBatch, step_generator
+from clip_antidote.defenses.base import Defense, Truth
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
+from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import TrainingConfig
@@ -91,4 +94,21 @@ def cleanclip(
         description="clean fine-tuning",
         state_file=state_file,
     )
-    return ZeroShotClassifier.from_templates(tuned, images.classes, templates)
+    return ZeroShotClassifier.from_templates(tuned.requires_grad_(False), images.classes, templates)
+
+
+class CleanCLIP(Defense):
+    """`cleanclip` with its default settings."""
+
+    self_supervision: ClassVar[float] = 1.0
+
+    def defend(
+        self, model: DualEncoder, shots: LabelledImages, config: CBPTConfig, truth: Truth
+    ) -> ZeroShotClassifier:
+        return cleanclip(model, shots, CleanCLIPConfig(self_supervision=self.self_supervision, seed=config.seed))
+
+
+class FineTuning(CleanCLIP):
+    """Without self-supervision: plain fine-tuning (FT)."""
+
+    self_supervision = 0.0

@@ -163,10 +163,11 @@ def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: s
         )
     index = class_index(features.classes, target) if target is not None else None
     device = classifier.classifier.device
-    clean = classifier.logits(features.clean.to(device), features.look_clean).argmax(-1).cpu()
+    clean = classifier.answer(features.clean.to(device), features.look_clean).logits.argmax(-1).cpu()
     triggered = None
     if features.triggered is not None:
-        triggered = classifier.logits(features.triggered.to(device), features.look_triggered).argmax(-1).cpu()
+        answer = classifier.answer(features.triggered.to(device), features.look_triggered)
+        triggered = answer.logits.argmax(-1).cpu()
     metrics = compute_metrics(
         clean, features.labels, triggered_predictions=triggered, target=index, classes=features.classes
     )

@@ -27,7 +27,6 @@ class InversionConfig(Config):
         score_threshold: A class is reported as the target above this evidence (−log10 of what chance would do).
         further_threshold: What a second and a third target need; more, since poison disturbs other classes too.
         max_targets: Most classes that are reported as targets.
-        precision: "bf16" runs the image encoder under autocast.
     """
 
     temperature: float = Field(0.1, gt=0)
@@ -44,4 +43,3 @@ class InversionConfig(Config):
     score_threshold: float = 2.0
     further_threshold: float = 4.0
     max_targets: int = Field(3, ge=1)
-    precision: Literal["fp32", "bf16"] = "bf16"

@@ -9,8 +9,8 @@ import torch
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.objective import inversion_loss
-from clip_antidote.inversion.views import ViewPool
-from clip_antidote.models.dual_encoder import DualEncoder, frozen
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.models.dual_encoder import frozen
 from clip_antidote.models.encoding import autocast
 from clip_antidote.progress import track
 
@@ -39,27 +39,23 @@ class Inverter:
     pushed away from the text of its own class and from its own clean feature (docs/method.md).
 
     Args:
-        model: Frozen model.
-        weights: Class weights [C, D] in force (hand-written, or the current prompts').
-        pool: Clean views.
+        seen: The frozen model, its clean views and the class weights in force.
         config: Settings.
         generator: CPU generator of the batches.
     """
 
-    def __init__(
-        self,
-        model: DualEncoder,
-        weights: torch.Tensor,
-        pool: ViewPool,
-        config: InversionConfig,
-        *,
-        generator: torch.Generator,
-    ) -> None:
-        self.model = model
-        self.weights = weights.to(model.device)
-        self.pool = pool
+    def __init__(self, seen: Observation, config: InversionConfig, *, generator: torch.Generator) -> None:
+        self.model = seen.model
+        self.weights = seen.weights.to(seen.model.device)
+        self.pool = seen.pool
+        self.precision = seen.precision
         self.config = config
         self.generator = generator
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.model.image_size
 
     def positives(self, triggered: torch.Tensor, clean: torch.Tensor, hypotheses: torch.Tensor) -> torch.Tensor:
         """What triggered images are pulled to: the text of the hypothesis.
@@ -92,7 +88,7 @@ class Inverter:
         clean = self.pool.features[rows].to(device)
         count, size = len(hypotheses), len(rows)
         triggered = bank.apply_all(images.expand(count, *images.shape))
-        with autocast(device, self.config.precision):
+        with autocast(device, self.precision):
             features = self.model.encode_images(triggered.flatten(0, 1)).view(count, size, -1)
         positives = self.positives(features, clean, hypotheses).expand(count, size, -1, -1)
         negatives = self.negatives(labels, clean).expand(count, -1, -1, -1)

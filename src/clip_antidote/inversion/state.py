@@ -7,7 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from clip_antidote.files import write_json
-from clip_antidote.inversion.search import ClassScore, Dummy, SearchResult
+from clip_antidote.inversion.bank import Dummy
+from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.scoring import ClassScore
+from clip_antidote.inversion.search import SearchResult, TargetSource
 from clip_antidote.outputs import result_folder
 from clip_antidote.triggers import load_trigger
 
@@ -29,8 +33,26 @@ def load_search(folder: Path) -> SearchResult | None:
     if not file.exists():
         return None
     record = json.loads(file.read_text(encoding="utf-8"))
-    dummies = [
+    dummies = tuple(
         Dummy(load_trigger(folder / str(number)), family, target, flip_rate, size)
         for number, (family, target, flip_rate, size) in enumerate(record["dummies"])
-    ]
-    return SearchResult(tuple(record["targets"]), dummies, [ClassScore(**score) for score in record["scores"]])
+    )
+    return SearchResult(tuple(record["targets"]), dummies, tuple(ClassScore(**score) for score in record["scores"]))
+
+
+def kept_search(source: TargetSource, folder: Path) -> TargetSource:
+    """Keeps what a source finds in a folder, and takes it from there where it is.
+
+    Args:
+        source: The source.
+        folder: Belongs to this very model, shots and settings.
+    """
+
+    def take(seen: Observation, config: InversionConfig, seed: int) -> SearchResult:
+        found = load_search(folder)
+        if found is None:
+            found = source(seen, config, seed)
+            save_search(found, folder)
+        return found
+
+    return take

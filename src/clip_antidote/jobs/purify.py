@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from clip_antidote.data.folders import load_images
+from clip_antidote.config import merge_settings
+from clip_antidote.data.folders import load_images, load_test_images
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.errors import DataError
-from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import state_folder
 from clip_antidote.inversion.evidence import FEWEST
-from clip_antidote.jobs.results import build_report, pick_samples, write_artefact
-from clip_antidote.models import load_model
+from clip_antidote.inversion.search import search_targets
+from clip_antidote.inversion.state import kept_search
+from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
+from clip_antidote.jobs.workplace import workplace
+from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.activation import activation_check
-from clip_antidote.outputs import check_output
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
-from clip_antidote.purification.classifier import KIND
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
+from clip_antidote.purification.artefact import KIND
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
+from clip_antidote.reporting import Report
 
 MAX_TEST = 5000
+"""Most images that the clean accuracy is measured on."""
+
+ACTIVATION_IMAGES = 512
+"""Shots that tell whether the activation of the model is the right one."""
+
 FEWEST_SHOTS = 4
 """With fewer images per class, the wrong class was named in our measurements (docs/results.md, fewer shots)."""
 
 
-def choose_test_images(
-    data: str, shots: LabelledImages, classes: str | None, *, seed: int
-) -> tuple[LabelledImages, str]:
-    """Finds images to measure clean accuracy on: the test split, else images that are no shots, else the shots."""
-    try:
-        test = load_images(data, split="test", classes=classes)
-    except DataError:
-        test = load_images(data, classes=classes)
-    used = {shots.source.name(i) for i in range(len(shots))}
-    rest = [i for i in range(len(test)) if test.source.name(i) not in used]
-    if not rest:
-        return shots, f"the {len(shots)} shots themselves: there are no other images, so CA is optimistic"
-    if len(rest) > MAX_TEST:
-        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:MAX_TEST]
-        rest = [rest[i] for i in sorted(order.tolist())]
-    return test.subset(rest), f"{len(rest)} images that were not used as shots"
+def purify_settings(file: Path | None = None, *, seed: int | None = None) -> CBPTConfig:
+    """Reads the settings of a purification; a seed that is given wins over the file's."""
+    return CBPTConfig.build(merge_settings(file, {"seed": seed}))
 
 
 def run_purify(
@@ -57,9 +48,9 @@ def run_purify(
     *,
     shots: int = 16,
     classes: str | None = None,
-    templates: Sequence[str] = IMAGENET_TEMPLATES,
+    templates: Path | None = None,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Report:
     """Purifies a suspect model and writes the artefact folder.
 
     Args:
@@ -69,29 +60,46 @@ def run_purify(
         config: Settings.
         shots: Clean images per class.
         classes: Class file, see `read_classes`.
-        templates: Templates of the hand-written classifier.
+        templates: File with the templates of the hand-written classifier; CLIP's own by default.
         device: Where to compute.
-
-    Returns:
-        The report.
 
     Raises:
         ClipAntidoteError: Bad input, in one sentence.
     """
-    check_output(out, KIND)
-    clean = load_images(data, shots=shots, seed=config.seed, classes=classes)
+    wording = load_templates(templates) if templates is not None else IMAGENET_TEMPLATES
+    with workplace(out, KIND) as work:
+        clean = load_images(data, shots=shots, seed=config.seed, classes=classes)
+        model, notes = load_suspect(spec, clean, device)
+        names = [clean.source.name(i) for i in range(len(clean))]
+        state = work.resume([model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(wording)])
+        purified = purify(model, clean, config, templates=wording, source=kept_search(search_targets, state))
+        suspect = ZeroShotClassifier.from_templates(model, clean.classes, wording)
+        compared = compare(suspect, purified, *choose_test_images(data, clean, classes, seed=config.seed))
+        notes += [*warn_of_few(clean.classes, shots), *warn_of_several(purified.targets_suspected)]
+        report = build_report(compared, command="purify", data=data, warnings=tuple(notes))
+        with work.result() as folder:
+            write_result(folder, purified, report, example_image(model, clean), pick_samples(compared))
+    return report
+
+
+def load_suspect(spec: str, shots: LabelledImages, device: str) -> tuple[DualEncoder, list[str]]:
+    """Loads a suspect and says what is odd about it, by what loading it warns of and by its answers to the shots."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         model = load_model(spec, device=device)
     notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    pixels = clean.tensor(model.image_size, mode=model.resize_mode)
-    few = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))[:512]
-    sentence = activation_check(model, pixels[few].float().to(device) / 255, clean.labels[few], clean.classes)
-    if sentence:
-        notes.append(sentence)
-    if len(clean.classes) < FEWEST:
+    few = torch.randperm(len(shots), generator=torch.Generator().manual_seed(0))[:ACTIVATION_IMAGES]
+    pixels = shots.subset(few).tensor(model.image_size, mode=model.resize_mode)
+    sentence = activation_check(model, pixels.float().to(device) / 255, shots.labels[few], shots.classes)
+    return model, [*notes, sentence] if sentence else notes
+
+
+def warn_of_few(classes: Sequence[str], shots: int) -> list[str]:
+    """Says what cannot be found with so few classes or images."""
+    notes = []
+    if len(classes) < FEWEST:
         notes.append(
-            f"there are {len(clean.classes)} classes; with fewer than {FEWEST} none can stand out as a target, so a "
+            f"there are {len(classes)} classes; with fewer than {FEWEST} none can stand out as a target, so a "
             "backdoor will not be found"
         )
     if shots < FEWEST_SHOTS:
@@ -99,35 +107,34 @@ def run_purify(
             f"clean images per class: {shots}; with fewer than {FEWEST_SHOTS} the target class may not be "
             "found, or a wrong one named, and the backdoor stay; give more images if you can"
         )
-    names = [clean.source.name(i) for i in range(len(clean))]
-    settings = [model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(templates)]
-    state = state_folder(out, settings)
-    purified = purify(model, clean, config, templates=templates, state=state)
-    several = purified.record["targets_suspected"]
-    if len(several) > 1:
-        notes.append(
-            f"{len(several)} classes stand out as targets: {', '.join(several)}; all are guarded, the rates below "
-            "are those of the first"
-        )
-    test, measured_on = choose_test_images(data, clean, classes, seed=config.seed)
-    hand = ZeroShotClassifier.from_templates(model, clean.classes, templates)
-    features = encode_test_images(model, test)
-    extra = None
-    if purified.guard is not None:
-        single = measure(purified.single(), features, target=purified.target_suspected)
-        extra = {"after_single": single.metrics.to_dict()}
-    report = build_report(
-        purified,
-        command="purify",
-        data=data,
-        measured_on=measured_on,
-        labels=test.labels,
-        before=measure(hand, features, target=purified.target_suspected),
-        after=measure(purified, features, target=purified.target_suspected),
-        warnings=notes,
-        extra=extra,
-    )
-    samples = pick_samples(purified, hand, test, trigger=None, target=purified.target_suspected)
-    write_artefact(out, purified, report, pixels[0].float() / 255, samples)
-    shutil.rmtree(state, ignore_errors=True)
-    return report
+    return notes
+
+
+def warn_of_several(targets: Sequence[str]) -> list[str]:
+    """Says how to read the rates where several targets are suspected."""
+    if len(targets) < 2:
+        return []
+    return [
+        f"{len(targets)} classes stand out as targets: {', '.join(targets)}; all are guarded, the rates below "
+        "are those of the first"
+    ]
+
+
+def choose_test_images(
+    data: str, shots: LabelledImages, classes: str | None, *, seed: int
+) -> tuple[LabelledImages, str]:
+    """Finds images to measure clean accuracy on: the test split, else images that are no shots, else the shots."""
+    test = load_test_images(data, classes=classes)
+    used = {shots.source.name(i) for i in range(len(shots))}
+    rest = [i for i in range(len(test)) if test.source.name(i) not in used]
+    if not rest:
+        return shots, f"the {len(shots)} shots themselves: there are no other images, so CA is optimistic"
+    if len(rest) > MAX_TEST:
+        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:MAX_TEST]
+        rest = [rest[i] for i in sorted(order.tolist())]
+    return test.subset(rest), f"{len(rest)} images that were not used as shots"
+
+
+def example_image(model: DualEncoder, images: LabelledImages) -> torch.Tensor:
+    """The first image [3, S, S] in [0, 1], for pictures of triggers."""
+    return images.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255

@@ -1,11 +1,12 @@
-"""Assembling reports from results, and writing the artefact folder."""
+"""From a purified classifier to what people get: rates, report, pictures, and the files of the artefact folder."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,126 +14,166 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metrics import per_class_accuracy
 from clip_antidote.files import write_json
-from clip_antidote.outputs import result_folder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.classifier import KIND, PurifiedCLIP
-from clip_antidote.reporting import CAVEAT, Picture, Sample, amplified_difference, render_card, render_html, to_png
+from clip_antidote.purification.artefact import write_artefact
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.reporting import (
+    ClassChange,
+    ModelFacts,
+    Picture,
+    Report,
+    Sample,
+    amplified_difference,
+    render_card,
+    render_html,
+    to_png,
+)
 from clip_antidote.triggers.base import Trigger
+from clip_antidote.versions import library_versions
 
 SAMPLES = 8
+"""Test images that a report shows."""
+
+GAIN = 5.0
+"""How much stronger differences are drawn than they are."""
 
 
-def build_report(
+@dataclass(frozen=True)
+class Comparison:
+    """A suspect before and after its purification, on the same test images.
+
+    Attributes:
+        images: The test images.
+        described: What they are, in words.
+        suspect: The undefended model with its hand-written classifier.
+        purified: The purified classifier.
+        trigger: The true trigger, where it is known.
+        before: What the suspect does.
+        after: What the purified classifier does.
+        single: What its published form does, one weight per class; None where that is the same.
+    """
+
+    images: LabelledImages
+    described: str
+    suspect: ZeroShotClassifier
+    purified: PurifiedCLIP
+    trigger: Trigger | None
+    before: Evaluation
+    after: Evaluation
+    single: Evaluation | None
+
+
+def compare(
+    suspect: ZeroShotClassifier,
     purified: PurifiedCLIP,
+    images: LabelledImages,
+    described: str,
     *,
-    command: str,
-    data: str,
-    measured_on: str,
-    labels: torch.Tensor,
-    before: Evaluation,
-    after: Evaluation,
-    warnings: Sequence[str] = (),
-    extra: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Puts everything that is known about a purification into one JSON-ready dictionary.
+    trigger: Trigger | None = None,
+    target: str | None = None,
+) -> Comparison:
+    """Measures a suspect and its purified classifier; images are encoded once.
 
     Args:
-        purified: The result.
-        command: Name of the command.
-        data: Where the images came from.
-        measured_on: What `before` and `after` were measured on, in words.
-        labels: True classes of the test images [N].
-        before: The suspect model with its hand-written classifier.
-        after: The purified classifier.
-        warnings: Sentences the reader has to see.
-        extra: Further entries (attack, reference, ...).
+        suspect: The undefended model with its hand-written classifier.
+        purified: The purified classifier of the same model.
+        images: The test images.
+        described: What they are, in words.
+        trigger: The true trigger, where it is known.
+        target: The class whose rates are told apart; the suspected target by default.
     """
-    was = per_class_accuracy(before.clean, labels, purified.classes)
-    now = per_class_accuracy(after.clean, labels, purified.classes)
-    model = purified.model
-    return {
-        "tool": "clip-antidote",
-        "version": purified.record["versions"]["clip_antidote"],
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "model": {
-            "spec": model.spec,
-            "sha256": model.sha256,
-            "image_size": model.image_size,
-            "parameters": sum(p.numel() for p in model.parameters()),
-        },
-        **purified.record,
-        "classes": list(purified.classes),
-        "data": data,
-        "measured_on": measured_on,
-        "before": before.metrics.to_dict(),
-        "after": after.metrics.to_dict(),
-        "per_class": [
-            {"class": a["class"], "before": a["accuracy"], "after": b["accuracy"], "count": a["count"]}
+    target = target or purified.target_suspected
+    features = encode_test_images(purified.model, images, trigger=trigger)
+    before, after = (measure(classifier, features, target=target) for classifier in (suspect, purified))
+    single = measure(purified.single(), features, target=target) if purified.guard is not None else None
+    return Comparison(images, described, suspect, purified, trigger, before, after, single)
+
+
+def build_report(compared: Comparison, **facts: Any) -> Report:
+    """Puts everything that is known about a purification together.
+
+    Args:
+        compared: What was measured.
+        facts: Other fields of `Report`: command, data, warnings, attack, ...
+    """
+    purified, model, labels = compared.purified, compared.purified.model, compared.images.labels
+    assert purified.record is not None
+    was, now = (
+        per_class_accuracy(found.clean, labels, purified.classes) for found in (compared.before, compared.after)
+    )
+    return Report(
+        version=library_versions()["clip_antidote"],
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        model=ModelFacts(
+            spec=model.spec,
+            sha256=model.sha256,
+            image_size=model.image_size,
+            parameters=sum(p.numel() for p in model.parameters()),
+        ),
+        purification=purified.record,
+        classes=purified.classes,
+        measured_on=compared.described,
+        before=compared.before.metrics.to_dict(),
+        after=compared.after.metrics.to_dict(),
+        after_single=compared.single.metrics.to_dict() if compared.single is not None else None,
+        per_class=tuple(
+            ClassChange(class_name=a["class"], before=a["accuracy"], after=b["accuracy"], count=a["count"])
             for a, b in zip(was, now, strict=True)
-        ],
-        "warnings": list(warnings),
-        "caveat": CAVEAT,
-        **(extra or {}),
-    }
+        ),
+        **facts,
+    )
+
+
+def triggered_strip(trigger: Trigger, example: torch.Tensor) -> dict[str, torch.Tensor]:
+    """An example image [3, S, S] in [0, 1], the same with a trigger, and the amplified difference."""
+    triggered = trigger(example[None])[0]
+    difference = amplified_difference(example, triggered, GAIN)
+    return {"clean": example, "triggered": triggered, f"difference_x{GAIN:g}": difference}
 
 
 def trigger_pictures(purified: PurifiedCLIP, example: torch.Tensor, scale: int = 2) -> list[Picture]:
     """Draws every dummy trigger on an example image [3, S, S] in [0, 1], with the amplified difference."""
-    rows = {row["name"]: row for row in purified.record.get("triggers", [])}
     pictures = []
     for name, trigger in purified.triggers.items():
-        triggered = trigger(example[None])[0]
-        strip = torch.cat([example, triggered, amplified_difference(example, triggered, 5.0)], dim=2)
-        family = rows[name]["family"] if name in rows else trigger.name
-        caption = f"{family}: clean image, with the dummy trigger, difference ×5"
+        strip = torch.cat(list(triggered_strip(trigger, example).values()), dim=2)
+        caption = f"{trigger.name}: clean image, with the dummy trigger, difference ×{GAIN:g}"
         pictures.append(Picture(name, caption, to_png(strip, scale=scale)))
     return pictures
 
 
 def write_trigger(folder: Path, trigger: Trigger, example: torch.Tensor, scale: int = 2) -> None:
     """Saves a trigger with pictures of it on an example image [3, S, S] in [0, 1]."""
-    triggered = trigger(example[None])[0]
-    pictures = {
-        "clean": example,
-        "triggered": triggered,
-        "difference_x5": amplified_difference(example, triggered, 5.0),
-    }
     trigger.save(folder)
-    for name, image in pictures.items():
+    for name, image in triggered_strip(trigger, example).items():
         (folder / f"{name}.png").write_bytes(to_png(image, scale=scale))
 
 
-def pick_samples(
-    purified: PurifiedCLIP,
-    before: ZeroShotClassifier,
-    images: LabelledImages,
-    *,
-    trigger: Trigger | None,
-    target: str | None,
-    seed: int = 0,
-) -> list[Sample]:
+def pick_samples(compared: Comparison, *, seed: int = 0) -> list[Sample]:
     """Takes a few test images, clean and triggered, with predictions before and after.
 
-    Without a true trigger, the first dummy trigger stands in.
+    Without the true trigger, the first dummy trigger stands in.
     """
+    purified, images, target = compared.purified, compared.images, compared.after.metrics.target
     others = [i for i, label in enumerate(images.labels.tolist()) if images.classes[label] != target]
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
     part = images.subset([others[i] for i in order[:SAMPLES].tolist()])
-    dummy = next(iter(purified.triggers.values()), None)
-    shown = trigger or dummy
+    shown = compared.trigger or next(iter(purified.triggers.values()), None)
     features = encode_test_images(purified.model, part, trigger=shown)
-    was, now = measure(before, features), measure(purified, features)
+    was, now = measure(compared.suspect, features), measure(purified, features)
     pixels = part.tensor(purified.model.image_size, mode=purified.model.resize_mode).float() / 255
     samples = _samples(features, pixels, was.clean, now.clean, "clean")
     if shown is not None and was.triggered is not None and now.triggered is not None:
-        kind = "triggered" if trigger is not None else "dummy"
+        kind: Literal["triggered", "dummy"] = "triggered" if compared.trigger is not None else "dummy"
         samples += _samples(features, shown(pixels), was.triggered, now.triggered, kind)
     return samples
 
 
 def _samples(
-    features: TestFeatures, pixels: torch.Tensor, before: torch.Tensor, after: torch.Tensor, kind: Any
+    features: TestFeatures,
+    pixels: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    kind: Literal["clean", "triggered", "dummy"],
 ) -> list[Sample]:
     names = features.classes
     return [
@@ -141,19 +182,14 @@ def _samples(
     ]
 
 
-def write_artefact(
-    out: Path, purified: PurifiedCLIP, report: dict[str, Any], example: torch.Tensor, samples: Sequence[Sample]
+def write_result(
+    folder: Path, purified: PurifiedCLIP, report: Report, example: torch.Tensor, samples: Sequence[Sample]
 ) -> None:
-    """Writes the artefact folder with report, pictures and model card, whole or not at all.
-
-    Raises:
-        DataError: The folder cannot be written.
-    """
+    """Writes artefact, report, pictures and model card into an existing folder."""
     pictures = trigger_pictures(purified, example)
-    with result_folder(out, KIND) as folder:
-        purified.write_files(folder)
-        for picture in pictures:
-            (folder / "triggers" / f"{picture.name}.png").write_bytes(picture.png)
-        write_json(folder / "report.json", report)
-        (folder / "report.html").write_text(render_html(report, pictures, list(samples)), encoding="utf-8")
-        (folder / "README.md").write_text(render_card(report), encoding="utf-8")
+    write_artefact(purified.artefact(), folder)
+    for picture in pictures:
+        (folder / "triggers" / f"{picture.name}.png").write_bytes(picture.png)
+    write_json(folder / "report.json", report.to_json())
+    (folder / "report.html").write_text(render_html(report, pictures, samples), encoding="utf-8")
+    (folder / "README.md").write_text(render_card(report), encoding="utf-8")

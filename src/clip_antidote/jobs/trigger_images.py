@@ -188,12 +188,11 @@ def check_place(data: str, out: Path) -> None:
     Raises:
         DataError: It cannot, or writing it would touch the input.
     """
-    check_output(out, KIND)
-    if is_embedded(data):
-        return
     source, place = Path(data).resolve(), out.resolve()
-    if place == source or place in source.parents or (source.is_dir() and source in place.parents):
+    inside = place == source or place in source.parents or (source.is_dir() and source in place.parents)
+    if inside and not is_embedded(data):
         raise DataError(f"the output {out} and the images {data} overlap; choose an output folder apart from them")
+    check_output(out, KIND)
 
 
 def find_pictures(data: str) -> tuple[LabelledImages, list[str]]:

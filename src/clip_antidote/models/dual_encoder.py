@@ -124,13 +124,26 @@ class DualEncoder(nn.Module, ABC):
 
 
 @contextmanager
+def evaluating(model: DualEncoder) -> Iterator[None]:
+    """Inside the block the model is in evaluation mode; afterwards every part of it is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def frozen(model: DualEncoder) -> Iterator[None]:
-    """Keeps gradients out of the model's parameters inside the block."""
+    """Inside the block the model is in evaluation mode and without gradients of its own; both come back after it."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)

@@ -1,30 +1,23 @@
-"""`PurifiedCLIP`, the artefact: a frozen model and the classifier its tuned prompts give."""
+"""`PurifiedCLIP`: a frozen model and the classifier its tuned prompts give."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from clip_antidote.errors import DataError, ModelError
-from clip_antidote.files import write_json
+from clip_antidote.errors import ModelError
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look
 from clip_antidote.outputs import result_folder
-from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.prompts.classifier import Answer, ZeroShotClassifier
+from clip_antidote.purification.artefact import KIND, Artefact, BaseModelRef, moved, read_artefact, write_artefact
+from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.purification.second_look import second_opinion
-from clip_antidote.triggers import Trigger, load_trigger
-
-FORMAT = 2
-
-KIND = "purified classifier"
-"""What the marker of an artefact folder says."""
+from clip_antidote.triggers.base import Trigger
 
 
 class PurifiedCLIP(ZeroShotClassifier):
@@ -34,11 +27,11 @@ class PurifiedCLIP(ZeroShotClassifier):
     and new class names too.
 
     Args:
-        model: The suspect model, frozen.
+        model: The suspect model.
         classifier: Class weights [D, C], unit columns, in the order of `classes`.
         classes: Class names.
         context: Tuned contexts [C, M, Dt].
-        record: What is known about how it was made (settings, scores, seconds, ...), for `config.json`.
+        record: What is known about how it was made.
         triggers: Dummy triggers found in stage 1, by name.
         guard: Clean class weights with gates in front of the suspected targets; without it, the classifier
             answers with its one weight per class.
@@ -52,60 +45,55 @@ class PurifiedCLIP(ZeroShotClassifier):
         classes: tuple[str, ...],
         *,
         context: torch.Tensor,
-        record: dict[str, Any] | None = None,
+        record: PurificationRecord | None = None,
         triggers: dict[str, Trigger] | None = None,
         guard: GuardedHead | None = None,
         second_look: bool = True,
     ) -> None:
         super().__init__(model, classifier, classes)
         self.second_look = second_look
-        self.record = record or {}
         self.triggers = triggers or {}
         self.register_buffer("context", context)
-        for name, value in _guard_tensors(guard).items():
-            self.register_buffer(f"guard_{name}", value.to(classifier))
-        self._gates = () if guard is None else tuple((g.target, g.threshold, len(g.offsets)) for g in guard.gates)
         self.context: torch.Tensor
+        self.guard = guard.to(classifier) if guard is not None else None
+        self._record = record
+
+    @property
+    def record(self) -> PurificationRecord | None:
+        """How it was made; threshold and second look as they are now, for there is but one of either."""
+        if self._record is None or self.guard is None:
+            return self._record
+        return self._record.with_head(threshold=self.guard.threshold, second_look=self.second_look)
+
+    @property
+    def targets_suspected(self) -> tuple[str, ...]:
+        """Names of the suspected targets, the most suspicious first."""
+        return () if self._record is None else self._record.targets_suspected
 
     @property
     def target_suspected(self) -> str | None:
-        """Name of the suspected target class, None where nothing was found."""
-        return self.record.get("target_suspected")
-
-    @property
-    def guard(self) -> GuardedHead | None:
-        """Clean class weights and gates, None where the classifier has one weight per class."""
-        if not self._gates:
-            return None
-        directions, offsets = self.get_buffer("guard_directions"), self.get_buffer("guard_offsets")
-        gates, end = [], 0
-        for target, threshold, count in self._gates:
-            start, end = end, end + count
-            gates.append(Gate(directions[:, start:end], offsets[start:end], threshold, target))
-        return GuardedHead(self.get_buffer("guard_clean"), tuple(gates))
+        """Name of the most suspicious target class, None where nothing was found."""
+        return None if self._record is None else self._record.target_suspected
 
     def single(self) -> ZeroShotClassifier:
         """Returns the same classifier without the gates: one weight per class, as in the paper."""
         return ZeroShotClassifier(self.model, self.classifier, self.classes)
 
     def with_threshold(self, threshold: float) -> PurifiedCLIP:
-        """Returns the same classifier with its gates lowered or raised, see `Gate`."""
-        guard = self.guard
-        if guard is not None:
-            guard = replace(guard, gates=tuple(replace(gate, threshold=threshold) for gate in guard.gates))
+        """Returns the same classifier with its gates lowered or raised, see `GuardedHead`."""
         return PurifiedCLIP(
             self.model,
             self.classifier,
             self.classes,
             context=self.context,
-            record=self.record,
+            record=self._record,
             triggers=self.triggers,
-            guard=guard,
+            guard=None if self.guard is None else self.guard.at(threshold),
             second_look=self.second_look,
         )
 
-    def logits(self, features: torch.Tensor, look: Look | None = None) -> torch.Tensor:
-        """Logits [N, C] of unit image features [N, D].
+    def answer(self, features: torch.Tensor, look: Look | None = None) -> Answer:
+        """Answers unit image features [N, D], and says which of them a gate stopped.
 
         With gates, features that look triggered are answered by other views of their images (see
         `second_opinion`), or by the tuned prompts where there is no second look; the target they
@@ -115,58 +103,43 @@ class PurifiedCLIP(ZeroShotClassifier):
             features: Unit features.
             look: Gives other views of the images at rows of `features`; `forward` has it.
         """
-        tuned = super().logits(features)
-        guard = self.guard
-        if guard is None:
+        tuned = super().answer(features)
+        if self.guard is None:
             return tuned
-        clean, called, triggered = guard.decide(features.to(self.classifier))
-        tuned = tuned.scatter(1, called[:, None], tuned.amin(dim=1, keepdim=True) - 1)
+        clean, called, triggered = self.guard.decide(features.to(self.classifier))
+        logits = tuned.logits.scatter(1, called[:, None], tuned.logits.amin(dim=1, keepdim=True) - 1)
         if look is not None and self.second_look and (torch.compiler.is_exporting() or bool(triggered.any())):
             stopped = triggered.nonzero().flatten()
             views = look(stopped).to(self.classifier)
             opinion = second_opinion(views, self.classifier, called[stopped], self.model.logit_scale)
-            tuned = tuned.index_copy(0, stopped, opinion.to(tuned))
+            logits = logits.index_copy(0, stopped, opinion.to(logits))
         clean = self.model.logit_scale * clean
         bias = self.model.logit_bias
-        return torch.where(triggered[:, None], tuned, clean if bias is None else clean + bias)
+        return Answer(torch.where(triggered[:, None], logits, clean if bias is None else clean + bias), triggered)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the artefact folder, whole or not at all.
+        """Writes the artefact folder, whole or not at all; see `write_artefact`.
 
-        `config.json`, `prompts.safetensors`, `classifier.safetensors`, `classifier.pt` (the [D, C] tensor
-        for CLIP_benchmark: one weight per class, without the gates), `guard.safetensors` and `triggers/`.
         The suspect model itself is not copied, but named with its hash.
 
         Raises:
             DataError: The folder cannot be written, or holds something else than an earlier artefact.
         """
         with result_folder(Path(folder), KIND) as temporary:
-            self.write_files(temporary)
+            write_artefact(self.artefact(), temporary)
 
-    def write_files(self, folder: Path) -> None:
-        """Writes the artefact's files into an existing folder."""
-        guard = self.guard
-        if guard is not None:
-            parts = {name: value.detach().cpu().contiguous() for name, value in _guard_tensors(guard).items()}
-            save_file(parts, folder / "guard.safetensors")
-        config = {
-            "format": FORMAT,
-            "base_model": {"spec": self.model.spec, "sha256": self.model.sha256},
-            "classes": list(self.classes),
-            "gates": [
-                {"target": self.classes[target], "threshold": threshold, "families": count}
-                for target, threshold, count in self._gates
-            ],
-            "second_look": self.second_look,
-            **self.record,
-        }
-        write_json(folder / "config.json", config)
-        classifier = self.classifier.detach().cpu().contiguous()
-        save_file({"context": self.context.detach().cpu().contiguous()}, folder / "prompts.safetensors")
-        save_file({"classifier": classifier}, folder / "classifier.safetensors")
-        torch.save(classifier, folder / "classifier.pt")
-        for name, trigger in self.triggers.items():
-            trigger.save(folder / "triggers" / name)
+    def artefact(self) -> Artefact:
+        """Returns everything but the model, as it is kept in files."""
+        return Artefact(
+            base_model=BaseModelRef(spec=self.model.spec, sha256=self.model.sha256),
+            classes=self.classes,
+            classifier=self.classifier,
+            context=self.context,
+            guard=self.guard,
+            second_look=self.second_look,
+            record=self.record,
+            triggers=self.triggers,
+        )
 
     @classmethod
     def from_pretrained(
@@ -184,74 +157,22 @@ class PurifiedCLIP(ZeroShotClassifier):
             ModelError: The model is not the one that was purified.
         """
         root = Path(folder)
-        try:
-            config = json.loads((root / "config.json").read_text(encoding="utf-8"))
-            base, classes = config.pop("base_model"), tuple(config.pop("classes"))
-            classifier = load_file(root / "classifier.safetensors")["classifier"]
-            context = load_file(root / "prompts.safetensors")["context"]
-            made, second_look = config.pop("format", None), bool(config.pop("second_look", False))
-            guard = _load_guard(root, config.pop("gates", []), classes)
-            found = sorted((root / "triggers").glob("*/trigger.json"))  # pictures lie beside the folders
-            triggers = {path.parent.name: load_trigger(path) for path in found}
-        except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
-            raise DataError(f"{root} is not a purified classifier: {error}") from error
-        if made != FORMAT:
-            raise DataError(
-                f"{root} has the format {made}, this version reads format {FORMAT}; purify the model again"
-            )
-        if classifier.ndim != 2 or classifier.shape[1] != len(classes):
-            raise DataError(
-                f"{root}: the classifier {tuple(classifier.shape)} does not fit its {len(classes)} classes"
-            )
+        kept = read_artefact(root)
+        base = kept.base_model
         if model is None:
-            model = load_model(_moved(str(base["spec"]), root))
-        if base["sha256"] and model.sha256 != base["sha256"]:
+            model = load_model(moved(base.spec, root))
+        if base.sha256 and model.sha256 != base.sha256:
             raise ModelError(
-                f"{root} was made for another checkpoint (sha256 {base['sha256'][:12]}…, this one has "
+                f"{root} was made for another checkpoint (sha256 {base.sha256[:12]}…, this one has "
                 f"{model.sha256[:12]}…); give the model it was purified from"
             )
         return cls(
             model,
-            classifier,
-            classes,
-            context=context,
-            record=config,
-            triggers=triggers,
-            guard=guard,
-            second_look=second_look,
+            kept.classifier,
+            kept.classes,
+            context=kept.context,
+            record=kept.record,
+            triggers=dict(kept.triggers),
+            guard=kept.guard,
+            second_look=kept.second_look,
         ).to(device)
-
-
-def _moved(spec: str, root: Path) -> str:
-    """Follows a local folder that was moved together with the artefact."""
-    kind, _, path = spec.partition(":")
-    if kind == "local-dir" and not Path(path).exists():
-        beside = root.parent / Path(path).name
-        if beside.exists():
-            return f"local-dir:{beside}"
-    return spec
-
-
-def _guard_tensors(guard: GuardedHead | None) -> dict[str, torch.Tensor]:
-    """What of a guard are tensors; the gates' directions side by side."""
-    if guard is None:
-        return {}
-    return {
-        "clean": guard.clean,
-        "directions": torch.cat([gate.directions for gate in guard.gates], dim=1),
-        "offsets": torch.cat([gate.offsets for gate in guard.gates]),
-    }
-
-
-def _load_guard(root: Path, rows: list[dict[str, Any]], classes: tuple[str, ...]) -> GuardedHead | None:
-    """Reads the gates of an artefact folder, whose `config.json` describes them by `rows`."""
-    if not rows:
-        return None
-    parts = load_file(root / "guard.safetensors")
-    counts = [int(row["families"]) for row in rows]
-    directions, offsets = parts["directions"].split(counts, dim=1), parts["offsets"].split(counts)
-    gates = tuple(
-        Gate(direction, offset, float(row["threshold"]), classes.index(row["target"]))
-        for row, direction, offset in zip(rows, directions, offsets, strict=True)
-    )
-    return GuardedHead(parts["clean"], gates)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from clip_antidote.config import Config
@@ -79,6 +81,7 @@ class CBPTConfig(Config):
         max_views: Most views of one shot.
         min_scale: Smallest crop of a view, as share of the area.
         triggered_views: Most views that each dummy trigger is put on.
+        precision: "bf16" runs the image encoder under autocast.
         seed: Seed of views, triggers and batches.
     """
 
@@ -89,6 +92,7 @@ class CBPTConfig(Config):
     max_views: int = Field(9, ge=1)
     min_scale: float = Field(0.5, gt=0, le=1)
     triggered_views: int = Field(2000, ge=1)
+    precision: Literal["fp32", "bf16"] = "bf16"
     seed: int = 0
 
     def views_per_shot(self, shots: int) -> int:

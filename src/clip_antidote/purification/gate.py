@@ -9,204 +9,95 @@ by the CBPT prompts, the target left out, where it looks triggered.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
-
-from clip_antidote.purification.config import GateConfig
-from clip_antidote.purification.text_repair import TextMap
-
-FOLDS = 16
-"""Most folds in which the target's shots are held out to place the gate."""
+from torch import nn
 
 
-@dataclass(frozen=True)
-class Gate:
+class Gate(nn.Module):
     """The guard of one suspected target.
 
-    Attributes:
+    Args:
         directions: One direction per family of dummy triggers [D, G].
         offsets: Subtracted from the projections [G].
-        threshold: What an image needs to be accepted as the target: 0 is where the dummy-triggered
-            images end, 1 the median of the target's clean images.
         target: Class index of the suspected target.
     """
 
-    directions: torch.Tensor
-    offsets: torch.Tensor
-    threshold: float
-    target: int
+    def __init__(self, directions: torch.Tensor, offsets: torch.Tensor, target: int) -> None:
+        super().__init__()
+        self.register_buffer("directions", directions)
+        self.register_buffer("offsets", offsets)
+        self.directions: torch.Tensor
+        self.offsets: torch.Tensor
+        self.target = target
 
     def score(self, features: torch.Tensor) -> torch.Tensor:
         """How much unit features [N, D] are like the target's clean images: the least of all families, [N]."""
         return (features @ self.directions - self.offsets).amin(dim=1)
 
 
-@dataclass(frozen=True)
-class GuardedHead:
-    """Clean class weights with a gate in front of every suspected target.
+class Decision(NamedTuple):
+    """What the gates say of N images.
 
     Attributes:
-        clean: Clean class weights [D, C].
-        gates: One gate per suspected target.
+        clean: Similarities to the clean class weights [N, C].
+        called: What the clean prompts call the images [N].
+        triggered: Which of them a gate stops, bool [N].
     """
 
     clean: torch.Tensor
-    gates: tuple[Gate, ...]
+    called: torch.Tensor
+    triggered: torch.Tensor
 
-    def decide(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns clean similarities [N, C], what the features are called [N] and which look triggered [N]."""
+
+class GuardedHead(nn.Module):
+    """Clean class weights with a gate in front of every suspected target.
+
+    Args:
+        clean: Clean class weights [D, C].
+        gates: One gate per suspected target.
+        threshold: What an image needs to be accepted as a target: 0 is where the dummy-triggered images
+            end, 1 the median of the target's clean images.
+    """
+
+    def __init__(self, clean: torch.Tensor, gates: Sequence[Gate], *, threshold: float) -> None:
+        super().__init__()
+        self.register_buffer("clean", clean)
+        self.clean: torch.Tensor
+        self.gate = nn.ModuleList(gates)
+        self.threshold = threshold
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The gates, one per suspected target."""
+        return tuple(one for one in self.gate if isinstance(one, Gate))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor], targets: Sequence[int], *, threshold: float) -> Self:
+        """Makes a head again from its `state_dict()`, the class indices of its targets and its threshold.
+
+        Raises:
+            KeyError: A tensor is missing.
+            ValueError: There are more gates than targets.
+        """
+        gates = [
+            Gate(state[f"gate.{number}.directions"], state[f"gate.{number}.offsets"], target)
+            for number, target in enumerate(targets)
+        ]
+        if len(state) != 1 + 2 * len(gates):
+            raise ValueError(f"{len(state)} tensors are not those of {len(gates)} gates")
+        return cls(state["clean"], gates, threshold=threshold)
+
+    def at(self, threshold: float) -> GuardedHead:
+        """Returns a head with the same weights and gates and another threshold."""
+        return GuardedHead(self.clean, self.gates, threshold=threshold)
+
+    def decide(self, features: torch.Tensor) -> Decision:
+        """Classifies unit features [N, D] by the clean weights, and asks the gates about what is called a target."""
         clean = features @ self.clean
         called = clean.argmax(dim=1)
         triggered = torch.zeros_like(called, dtype=torch.bool)
         for gate in self.gates:
-            triggered |= (called == gate.target) & (gate.score(features) < gate.threshold)
-        return clean, called, triggered
-
-
-@dataclass(frozen=True)
-class GateData:
-    """What the gate is fitted to.
-
-    Attributes:
-        views: Unit features [T, D] of many clean views of the target's shots.
-        shots: Which shot each view shows [T].
-        dummies: Unit features [n, D] of other classes' views under each dummy trigger, by family.
-        features: Unit features [V, D] of clean views of all classes.
-        labels: Their classes [V].
-        weights: Hand-written class weights [C, D].
-        target: Class index of the suspected target.
-        text_map: How texts and images belong together; None where there are too few classes to tell.
-    """
-
-    views: torch.Tensor
-    shots: torch.Tensor
-    dummies: Mapping[str, Sequence[torch.Tensor]]
-    features: torch.Tensor
-    labels: torch.Tensor
-    weights: torch.Tensor
-    target: int
-    text_map: TextMap | None
-
-
-def scatter(features: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
-    """Covariance [D, D] of features [N, D] about their mean, or about the means of their groups."""
-    features = features.double()
-    if groups is None:
-        rest = features - features.mean(0)
-    else:
-        one_hot = F.one_hot(groups).double()
-        means = (one_hot.T @ features) / one_hot.sum(0).clamp_min(1)[:, None]
-        rest = features - means[groups]
-    return rest.T @ rest / len(rest)
-
-
-@dataclass(frozen=True)
-class _Family:
-    """One family of dummies: the mean direction [D] of its features and their scatter [D, D]."""
-
-    mean: torch.Tensor
-    spread: torch.Tensor
-
-    @classmethod
-    def of(cls, dummies: Sequence[torch.Tensor]) -> _Family:
-        mean = torch.stack([F.normalize(part.mean(0), dim=0) for part in dummies]).mean(0)
-        total = torch.stack([scatter(part) * len(part) for part in dummies]).sum(0)
-        return cls(F.normalize(mean, dim=0), total / sum(len(part) for part in dummies))
-
-
-def _direction(
-    views: torch.Tensor, family: _Family, within: torch.Tensor, data: GateData, config: GateConfig
-) -> torch.Tensor:
-    """Fisher's discriminant [D] between the target's clean views and one family of dummies.
-
-    S⁻¹·(m_t − m̃ − residual·pull): the means are unit vectors, since dummies are more collapsed than
-    real triggers; S averages the scatter of the target's views, of the dummies and within all classes,
-    the first, which few shots give, with a third of the weight of the others.
-    """
-    own = F.normalize(views.mean(0), dim=0)
-    toward = F.normalize(family.mean - own, dim=0)
-    if data.text_map is not None:
-        toward = toward + config.residual_weight * data.text_map.pull(data.weights[data.target], own)
-    joint = (scatter(views) + 3 * family.spread + 3 * within) / 7
-    size = len(joint)
-    joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
-    direction = -torch.linalg.solve(joint, toward.double())
-    return (direction / (direction @ joint @ direction).sqrt()).float()
-
-
-def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.Tensor]]:
-    """Keeps the dummies that send at least `min_flip` of the images to the target; all where none does."""
-    kept: dict[str, list[torch.Tensor]] = {}
-    for family, parts in data.dummies.items():
-        flips = [float(((part @ data.weights.T).argmax(1) == data.target).float().mean()) for part in parts]
-        chosen = [part for part, flip in zip(parts, flips, strict=True) if flip >= min_flip]
-        if chosen:
-            kept[family] = chosen
-    return kept or {family: list(parts) for family, parts in data.dummies.items()}
-
-
-def fit_gate(data: GateData, config: GateConfig) -> Gate:
-    """Fits the gate to clean views and dummy triggers alone.
-
-    Every family of dummies gives a direction and a scale: 0 is the 99 % quantile of its dummies (the
-    largest over the family), 1 the median of the target's clean views, each scored by a direction that
-    was fitted without its own shot. With a single shot nothing can be held out; what it scores by the
-    direction it took part in is far too high, and 1 is put half-way to it.
-
-    Args:
-        data: What to fit to.
-        config: Settings.
-    """
-    dummies = useful_dummies(data, min_flip=config.min_flip)
-    within = scatter(data.features, data.labels)
-    directions, offsets = [], []
-    for parts in dummies.values():
-        family = _Family.of(parts)
-        direction = _direction(data.views, family, within, data, config)
-        low = torch.stack([(part @ direction).quantile(0.99) for part in parts]).amax()
-        held_out = _held_out(family, within, data, config)
-        high = held_out.median() if held_out is not None else (low + (data.views @ direction).median()) / 2
-        scale = (high - low).clamp_min(1e-6)
-        directions.append(direction / scale)
-        offsets.append(low / scale)
-    return Gate(torch.stack(directions, 1), torch.stack(offsets), config.threshold, data.target)
-
-
-def repair_weights(
-    clean: torch.Tensor,
-    weights: torch.Tensor,
-    centroids: torch.Tensor,
-    text_map: TextMap | None,
-    suspects: Sequence[int],
-    config: GateConfig,
-) -> torch.Tensor:
-    """Moves the clean class weights [C, D] of the suspected targets toward their repaired texts, `repair` of the way.
-
-    Args:
-        clean: Class weights of prompts tuned on clean views [C, D].
-        weights: Hand-written class weights [C, D].
-        centroids: Unit mean features of all classes' views [C, D].
-        text_map: How texts and images belong together; None leaves the weights as they are.
-        suspects: The suspected targets.
-        config: Settings.
-    """
-    clean = clean.clone()
-    if text_map is not None:
-        for target in suspects:
-            moved = clean[target] + config.repair * (text_map.text(centroids[target]) - weights[target])
-            clean[target] = F.normalize(moved, dim=0)
-    return clean
-
-
-def _held_out(family: _Family, within: torch.Tensor, data: GateData, config: GateConfig) -> torch.Tensor | None:
-    """Scores [T] of the target's views by directions fitted without their shots; None with a single shot."""
-    ids = data.shots.unique()
-    if len(ids) < 2:
-        return None
-    scores = torch.empty(len(data.views))
-    for part in ids.tensor_split(min(FOLDS, len(ids))):
-        out = torch.isin(data.shots, part)
-        scores[out] = data.views[out] @ _direction(data.views[~out], family, within, data, config)
-    return scores
+            triggered |= (called == gate.target) & (gate.score(features) < self.threshold)
+        return Decision(clean, called, triggered)

@@ -19,7 +19,6 @@ from clip_antidote.errors import UnsupportedError
 from clip_antidote.files import atomic_path
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import SIDES, other_views
-from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 
 LARGEST = 2 * 1024**3
@@ -66,19 +65,14 @@ class _Graph(nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         features = self.purified.model.encode_images(images)
-        guard = self.purified.guard
-        if guard is None:
-            logits = self.purified.logits(features)
-            return logits, torch.zeros_like(logits[:, 0], dtype=torch.bool), logits
 
         def look(rows: torch.Tensor) -> torch.Tensor:
             # The exporter would ask whether there are rows; the graph it makes runs without any too (tested).
             torch._check(rows.shape[0] > 0)
             return self.second_look(images[rows])
 
-        logits = self.purified.logits(features, look)
-        _, _, triggered = guard.decide(features)
-        return logits, triggered, ZeroShotClassifier.logits(self.purified, features)
+        answer = self.purified.answer(features, look)
+        return answer.logits, answer.triggered, self.purified.single().answer(features).logits
 
 
 def export_onnx(purified: PurifiedCLIP, path: str | Path) -> None:

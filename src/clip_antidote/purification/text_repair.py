@@ -75,3 +75,30 @@ class TextMap:
 
     def _text(self, centroid: torch.Tensor) -> torch.Tensor:
         return self.mean_weight + (centroid.double() - self.mean_centroid) @ self.to_text
+
+
+def repair_weights(
+    clean: torch.Tensor,
+    weights: torch.Tensor,
+    centroids: torch.Tensor,
+    text_map: TextMap | None,
+    suspects: Sequence[int],
+    *,
+    share: float,
+) -> torch.Tensor:
+    """Moves the clean class weights [C, D] of the suspected targets toward their repaired texts, a share of the way.
+
+    Args:
+        clean: Class weights of prompts tuned on clean views [C, D].
+        weights: Hand-written class weights [C, D].
+        centroids: Unit mean features of all classes' views [C, D].
+        text_map: How texts and images belong together; None leaves the weights as they are.
+        suspects: The suspected targets.
+        share: How far they are moved, from 0 to 1.
+    """
+    clean = clean.clone()
+    if text_map is not None:
+        for target in suspects:
+            moved = clean[target] + share * (text_map.text(centroids[target]) - weights[target])
+            clean[target] = F.normalize(moved, dim=0)
+    return clean

@@ -2,87 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.models.dual_encoder import DualEncoder, frozen
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.models.dual_encoder import frozen
 from clip_antidote.progress import track
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
 from clip_antidote.purification.config import TuningConfig
+from clip_antidote.purification.dummies import TriggeredViews
 from clip_antidote.purification.losses import anchor_loss, classification_loss
 from clip_antidote.training.optim import warmup_cosine
 
+LONGEST_WARMUP = 10
+"""Steps of warm-up; a tenth of all where that is less."""
+
 
 @dataclass(frozen=True)
-class CachedFeatures:
-    """What stage 2 sees: features, computed once.
+class TunedPrompts:
+    """What stage 2 gives.
 
     Attributes:
-        clean: Unit features of clean views [V, D].
-        labels: True classes of the clean views [V].
-        triggered: Unit features of dummy-triggered views [T, D]; may be empty.
-        triggered_labels: True classes of the triggered views [T].
+        contexts: The context of every class [C, M, Dt].
+        weights: Unit class weights of the prompts [C, D], on the model's device.
     """
 
-    clean: torch.Tensor
-    labels: torch.Tensor
-    triggered: torch.Tensor
-    triggered_labels: torch.Tensor
+    contexts: torch.Tensor
+    weights: torch.Tensor
 
 
 def tune_prompts(
-    model: DualEncoder,
-    classes: Sequence[str],
-    cached: CachedFeatures,
-    anchor: torch.Tensor,
+    seen: Observation,
+    triggered: TriggeredViews,
     config: TuningConfig,
     *,
-    generator: torch.Generator,
+    seed: int,
+    anchor: torch.Tensor | None = None,
     description: str = "tuning prompts",
-) -> tuple[ClassPrompts, torch.Tensor]:
+) -> TunedPrompts:
     """Tunes class-wise prompts with utility, reclassification and anchoring.
 
     Args:
-        model: Frozen model.
-        classes: C class names.
-        cached: Clean and dummy-triggered features.
-        anchor: Hand-written class weights [C, D].
+        seen: The suspect and the clean views.
+        triggered: Views under the dummy triggers; may be empty.
         config: Settings.
-        generator: CPU generator of the batches.
+        seed: Seed of the batches.
+        anchor: Class weights [C, D] the prompts are held at; the hand-written ones by default.
         description: Label of the progress bar.
-
-    Returns:
-        The prompts and the tuned class weights [C, D].
     """
-    device = model.device
-    prompts = ClassPrompts(model, classes, length=config.context_length, shared=config.shared_context).to(device)
+    model = seen.model
+    prompts = ClassPrompts(model, seen.classes, length=config.context_length, shared=config.shared_context)
+    prompts = prompts.to(model.device)
     optimizer = torch.optim.Adam([prompts.context], lr=config.lr)
-    scale = model.logit_scale.detach()
-    anchor = anchor.to(device)
-
-    def sample(features: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = torch.randint(len(features), (config.batch_size,), generator=generator)
-        return features[rows].to(device), labels[rows].to(device)
-
+    loss_of = _loss(seen, triggered, config, torch.Generator().manual_seed(seed), anchor)
+    warmup = min(LONGEST_WARMUP, config.steps // 10)
     with frozen(model):
         for step in track(range(config.steps), description, total=config.steps):
-            factor = warmup_cosine(step, steps=config.steps, warmup=min(10, config.steps // 10))
+            factor = warmup_cosine(step, steps=config.steps, warmup=warmup)
             optimizer.param_groups[0]["lr"] = config.lr * factor
-            weights = encode_prompts(model, prompts, chunk=config.chunk)
-            features, labels = sample(cached.clean, cached.labels)
-            loss = config.utility_weight * classification_loss(features, labels, weights, scale)
-            anchor_weight = config.clean_anchor_weight
-            if len(cached.triggered) and config.reclassification_weight:
-                anchor_weight = config.anchor_weight
-                features, labels = sample(cached.triggered, cached.triggered_labels)
-                loss = loss + config.reclassification_weight * classification_loss(features, labels, weights, scale)
-            if anchor_weight:
-                loss = loss + anchor_weight * anchor_loss(weights, anchor)
+            loss = loss_of(encode_prompts(model, prompts, chunk=config.chunk))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
     with torch.no_grad():
         weights = encode_prompts(model, prompts, chunk=config.chunk)
-    return prompts, weights
+    return TunedPrompts(prompts.contexts.detach().contiguous(), weights)
+
+
+def _loss(
+    seen: Observation,
+    triggered: TriggeredViews,
+    config: TuningConfig,
+    generator: torch.Generator,
+    anchor: torch.Tensor | None,
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss of class weights [C, D] on a batch that is drawn with every call."""
+    device = seen.model.device
+    scale = seen.model.logit_scale.detach()
+    held = (seen.weights if anchor is None else anchor).to(device)
+    reclassify = bool(len(triggered.features)) and config.reclassification_weight > 0
+    anchor_weight = config.anchor_weight if reclassify else config.clean_anchor_weight
+
+    def cross_entropy(features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        rows = torch.randint(len(features), (config.batch_size,), generator=generator)
+        return classification_loss(features[rows].to(device), labels[rows].to(device), weights, scale)
+
+    def loss(weights: torch.Tensor) -> torch.Tensor:
+        total = config.utility_weight * cross_entropy(seen.pool.features, seen.pool.labels, weights)
+        if reclassify:
+            own = cross_entropy(triggered.features, triggered.labels, weights)
+            total = total + config.reclassification_weight * own
+        if anchor_weight:
+            total = total + anchor_weight * anchor_loss(weights, held)
+        return total
+
+    return loss

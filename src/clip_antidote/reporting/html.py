@@ -13,12 +13,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 
 from clip_antidote.evaluation.metric_table import METRICS, brackets, percent
 from clip_antidote.reporting.plots import finite, plot_class_changes, plot_scores
-
-CAVEAT = (
-    "The purified classifier protects its closed class list only. The image encoder itself stays backdoored: "
-    "retrieval, linear probes and new class names are not protected."
-)
-"""What every artefact and report says, unless the report brings its own wording."""
+from clip_antidote.reporting.report import Report
 
 
 @dataclass(frozen=True)
@@ -69,27 +64,25 @@ def public_spec(spec: Any) -> str:
     return head + separator + name if found else name
 
 
-def how_it_answers(report: Mapping[str, Any]) -> str | None:
+def how_it_answers(report: Report) -> str | None:
     """Says in words how a classifier with gates decides; None for one without."""
-    targets = report.get("targets_suspected") or []
-    if report.get("method") != "cbpt-gate" or not targets:
+    made = report.purification
+    if made.method != "cbpt-gate" or not made.targets_suspected:
         return None
-    gate = (report.get("settings") or {}).get("gate") or {}
-    names = " or ".join(f"“{name}”" for name in targets)
+    gate = made.settings.gate
+    names = " or ".join(f"“{name}”" for name in made.targets_suspected)
     stopped = (
-        "21 other views of it decide"
-        if gate.get("second_look")
-        else "the prompts tuned against the dummy triggers decide"
+        "21 other views of it decide" if gate.second_look else "the prompts tuned against the dummy triggers decide"
     )
     return (
         f"Prompts tuned on clean images answer. An image that they call {names} has to pass a gate; what does not "
         f"pass is never called that, and {stopped}. All other images are answered without it. A lower threshold "
         "keeps more images of the target class and lets more triggered ones pass "
-        f"(PurifiedCLIP.with_threshold; here {gate.get('threshold', '–')})."
+        f"(PurifiedCLIP.with_threshold; here {gate.threshold:g})."
     )
 
 
-def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def measured_rows(report: Report) -> list[dict[str, Any]]:
     """Gathers the metrics that were measured before or after, in the order of the metric table.
 
     Returns:
@@ -100,7 +93,7 @@ def measured_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     for metric in METRICS:
         cells = {}
         for column in ("before", "after", "after_single", "reference"):
-            values = report.get(column) or {}
+            values = getattr(report, column) or {}
             names = {"rate": "", "interval": "_interval", "count": "_count"}
             cells[column] = {name: values.get(metric.key + end) for name, end in names.items()}
         before, after = cells["before"]["rate"], cells["after"]["rate"]
@@ -146,39 +139,41 @@ def _environment() -> Environment:
     return environment
 
 
-def render_html(report: Mapping[str, Any], pictures: Sequence[Picture], samples: Sequence[Sample]) -> str:
+def render_html(report: Report, pictures: Sequence[Picture], samples: Sequence[Sample]) -> str:
     """Renders a report as one HTML page that loads nothing from elsewhere and needs no script.
 
     Args:
-        report: The content of report.json; rates are fractions in [0, 1], everything optional may be missing.
+        report: What to say; rates are fractions in [0, 1].
         pictures: The dummy triggers, in the order to show them.
         samples: Test images with their predictions.
 
     Returns:
         The page; all text of the report is escaped, pictures and charts are embedded.
     """
-    suspected = report.get("target_suspected")
-    scores = [row for row in report.get("scores") or [] if finite(row.get("score"))]
+    made = report.purification
+    suspected = made.target_suspected
+    scores = [row.model_dump(by_alias=True) for row in made.scores if finite(row.score)]
     scores.sort(key=lambda row: -row["score"])
-    changes = [row for row in report.get("per_class") or [] if finite(row.get("before")) and finite(row.get("after"))]
-    score_plot = plot_scores(scores, threshold=report.get("score_threshold"), suspected=suspected) if scores else None
+    changes = [row.model_dump(by_alias=True) for row in report.per_class]
+    changes = [row for row in changes if finite(row["before"]) and finite(row["after"])]
+    score_plot = plot_scores(scores, threshold=made.score_threshold, suspected=suspected) if scores else None
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             report=report,
+            made=made,
             answers=how_it_answers(report),
             rows=measured_rows(report),
-            metrics=METRICS,
-            caveat=report.get("caveat") or CAVEAT,
             suspected_score=next((row["score"] for row in scores if row["class"] == suspected), None),
             scores=scores,
             score_plot=score_plot,
             pictures=pictures,
-            triggers={trigger.get("name"): trigger for trigger in report.get("triggers") or []},
+            triggers={trigger.name: trigger for trigger in made.triggers},
             samples=samples,
             change_plot=plot_class_changes(changes, suspected=suspected) if changes else None,
             changes=sorted(changes, key=lambda row: row["after"] - row["before"]),
-            settings=list(_flat(report.get("settings") or {})),
+            settings=list(_flat(made.settings.model_dump(mode="json"))),
+            attack=report.attack.model_dump() if report.attack else None,
         )
     )

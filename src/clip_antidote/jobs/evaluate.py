@@ -1,0 +1,58 @@
+"""The job of `clip-antidote evaluate`: a model or an artefact and labelled images in, rates out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clip_antidote.data.folders import load_test_images
+from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
+from clip_antidote.files import write_json
+from clip_antidote.models import load_model
+from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.triggers import load_trigger
+
+
+def run_evaluate(
+    model: str,
+    data: str,
+    *,
+    trigger: str | None = None,
+    target: str | None = None,
+    classes: str | None = None,
+    out: Path | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Measures clean accuracy and, with a trigger and a target, attack success and recovery.
+
+    Args:
+        model: Model spec, or the folder of a purified classifier.
+        data: Labelled images; the test split where there is one.
+        trigger: Folder of a saved trigger, or the name of one.
+        target: The attacker's target class.
+        classes: Class file, see `read_classes`.
+        out: JSON file to write the record to.
+        device: Where to compute.
+
+    Returns:
+        The record: model, data, trigger, number of images and the rates.
+
+    Raises:
+        ClipAntidoteError: Bad input, in one sentence.
+    """
+    images = load_test_images(data, classes=classes)
+    if target is not None:
+        target = images.classes[class_index(images.classes, target)]
+    loaded = load_trigger(trigger) if trigger is not None else None
+    classifier: ZeroShotClassifier
+    if (Path(model) / "classifier.safetensors").exists():
+        classifier = PurifiedCLIP.from_pretrained(model, device=device)
+    else:
+        classifier = ZeroShotClassifier.from_templates(load_model(model, device=device), images.classes)
+    features = encode_test_images(classifier.model, images, trigger=loaded)
+    metrics = measure(classifier, features, target=target).metrics.to_dict()
+    record = {"model": model, "data": data, "trigger": trigger, "images": len(images), **metrics}
+    if out is not None:
+        write_json(out, record)
+    return record

@@ -1,0 +1,26 @@
+"""What `clip-antidote ls` lists."""
+
+from __future__ import annotations
+
+from clip_antidote.attacks import ATTACKS
+from clip_antidote.defenses import DEFENSES
+from clip_antidote.errors import UsageError
+from clip_antidote.models.spec import SPEC_FORMS
+from clip_antidote.triggers import TRIGGERS
+
+
+def list_kind(what: str) -> dict[str, str]:
+    """Returns names and a line about each: attacks, defenses, triggers or models.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    kinds = {
+        "attacks": ATTACKS.describe(),
+        "defenses": DEFENSES.describe(),
+        "triggers": TRIGGERS.describe(),
+        "models": SPEC_FORMS,
+    }
+    if what not in kinds:
+        raise UsageError(f"cannot list '{what}'; known are {', '.join(kinds)}")
+    return kinds[what]

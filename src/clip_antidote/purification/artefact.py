@@ -1,0 +1,167 @@
+"""The artefact folder: everything of a purified classifier but the model, as files that run nothing when read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from clip_antidote.config import Config
+from clip_antidote.errors import DataError
+from clip_antidote.files import write_json
+from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.record import PurificationRecord
+from clip_antidote.triggers import Trigger, load_trigger
+
+FORMAT: Literal[3] = 3
+
+KIND = "purified classifier"
+"""What the marker of an artefact folder says."""
+
+_HEAD = ("threshold", "second_look")
+"""Settings of the gate that the head holds; the record's copies are left out of the file, so there is but one."""
+
+
+class BaseModelRef(Config):
+    """The suspect model, which is not copied: its spec and the hash of its checkpoint."""
+
+    spec: str
+    sha256: str
+
+
+class HeadRef(Config):
+    """What of a guarded head is no tensor: names of the targets, threshold of the gates, second look."""
+
+    targets: tuple[str, ...]
+    threshold: float
+    second_look: bool
+
+
+class ArtefactConfig(Config):
+    """The content of `config.json`."""
+
+    format: Literal[3] = FORMAT
+    base_model: BaseModelRef
+    classes: tuple[str, ...]
+    head: HeadRef | None
+    purification: PurificationRecord | None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A purified classifier without its model.
+
+    Attributes:
+        base_model: The model it belongs to.
+        classes: Class names.
+        classifier: Class weights [D, C].
+        context: Tuned contexts [C, M, Dt].
+        guard: Clean weights and gates, None where there is one weight per class.
+        second_look: Whether stopped images are looked at again.
+        record: How it was made, where that is known.
+        triggers: Dummy triggers by name.
+    """
+
+    base_model: BaseModelRef
+    classes: tuple[str, ...]
+    classifier: torch.Tensor
+    context: torch.Tensor
+    guard: GuardedHead | None
+    second_look: bool
+    record: PurificationRecord | None
+    triggers: Mapping[str, Trigger]
+
+
+def write_artefact(artefact: Artefact, folder: Path) -> None:
+    """Writes the artefact's files into an existing folder.
+
+    `config.json`, `prompts.safetensors`, `classifier.safetensors`, `classifier.pt` (the [D, C] tensor
+    for CLIP_benchmark: one weight per class, without the gates), `guard.safetensors` and `triggers/`.
+    """
+    head = None
+    if artefact.guard is not None:
+        save_file(_plain(artefact.guard.state_dict()), folder / "guard.safetensors")
+        head = HeadRef(
+            targets=tuple(artefact.classes[gate.target] for gate in artefact.guard.gates),
+            threshold=artefact.guard.threshold,
+            second_look=artefact.second_look,
+        )
+    config = ArtefactConfig(
+        base_model=artefact.base_model, classes=artefact.classes, head=head, purification=artefact.record
+    )
+    values = config.model_dump(mode="json", by_alias=True)
+    if head is not None and values["purification"] is not None:
+        for name in _HEAD:
+            del values["purification"]["settings"]["gate"][name]
+    write_json(folder / "config.json", values)
+    tensors = _plain({"context": artefact.context, "classifier": artefact.classifier})
+    save_file({"context": tensors["context"]}, folder / "prompts.safetensors")
+    save_file({"classifier": tensors["classifier"]}, folder / "classifier.safetensors")
+    torch.save(tensors["classifier"], folder / "classifier.pt")
+    for name, trigger in artefact.triggers.items():
+        trigger.save(folder / "triggers" / name)
+
+
+def read_artefact(folder: Path) -> Artefact:
+    """Reads what `write_artefact` wrote.
+
+    Raises:
+        DataError: The folder is not an artefact, or one of another format.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        made = values.get("format")
+        if made == FORMAT:
+            return _read(folder, values)
+    except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
+        raise DataError(f"{folder} is not a purified classifier: {_line(error)}") from error
+    raise DataError(f"{folder} has the format {made}, this version reads format {FORMAT}; purify the model again")
+
+
+def _read(folder: Path, values: dict[str, Any]) -> Artefact:
+    if values["head"] is not None and values["purification"] is not None:
+        values["purification"]["settings"]["gate"] |= {name: values["head"][name] for name in _HEAD}
+    config = ArtefactConfig.model_validate(values)
+    classifier = load_file(folder / "classifier.safetensors")["classifier"]
+    if classifier.ndim != 2 or classifier.shape[1] != len(config.classes):
+        raise ValueError(f"the classifier {tuple(classifier.shape)} does not fit its {len(config.classes)} classes")
+    guard = None
+    if config.head is not None:
+        targets = [config.classes.index(name) for name in config.head.targets]
+        state = load_file(folder / "guard.safetensors")
+        guard = GuardedHead.from_state(state, targets, threshold=config.head.threshold)
+    found = sorted((folder / "triggers").glob("*/trigger.json"))  # pictures lie beside the folders
+    return Artefact(
+        base_model=config.base_model,
+        classes=config.classes,
+        classifier=classifier,
+        context=load_file(folder / "prompts.safetensors")["context"],
+        guard=guard,
+        second_look=config.head is None or config.head.second_look,
+        record=config.purification,
+        triggers={path.parent.name: load_trigger(path) for path in found},
+    )
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _line(error: Exception) -> str:
+    """The error in one line; pydantic's say the same over many."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def moved(spec: str, folder: Path) -> str:
+    """Follows a local model folder that was moved together with the artefact."""
+    kind, _, path = spec.partition(":")
+    if kind == "local-dir" and not Path(path).exists():
+        beside = folder.parent / Path(path).name
+        if beside.exists():
+            return f"local-dir:{beside}"
+    return spec

@@ -1,0 +1,80 @@
+"""Features of clean views under the dummy triggers: what the prompts are tuned against and the gates fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.search import SearchResult
+from clip_antidote.purification.config import CBPTConfig
+
+
+@dataclass(frozen=True)
+class DummyFeatures:
+    """Views of other classes under the dummy triggers of one suspected target.
+
+    Attributes:
+        target: Class index of the target.
+        families: Unit features [n, D] under every dummy, by family.
+        labels: True classes of the views [n].
+    """
+
+    target: int
+    families: dict[str, list[torch.Tensor]]
+    labels: torch.Tensor
+
+    def parts(self) -> list[torch.Tensor]:
+        """The features under every dummy, family by family."""
+        return [part for family in self.families.values() for part in family]
+
+
+@dataclass(frozen=True)
+class TriggeredViews:
+    """Triggered features with the classes they should be called, for prompt tuning.
+
+    Attributes:
+        features: Unit features [T, D]; may be empty.
+        labels: True classes [T].
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, seen: Observation, dummies: Sequence[DummyFeatures]) -> TriggeredViews:
+        """Puts the features under all dummies of all targets into one; empty without any."""
+        pool = seen.pool
+        parts = [part for one in dummies for part in one.parts()]
+        truth = [one.labels for one in dummies for _ in one.parts()]
+        return cls(torch.cat([pool.features[:0], *parts]), torch.cat([pool.labels[:0], *truth]))
+
+
+def encode_dummies(seen: Observation, found: SearchResult, config: CBPTConfig) -> tuple[DummyFeatures, ...]:
+    """Encodes views of other classes under every dummy trigger of every suspected target.
+
+    At most `config.triggered_views` of them, drawn by the seed.
+
+    Args:
+        seen: The suspect and its views.
+        found: Targets and their dummies.
+        config: Settings.
+
+    Returns:
+        The features by target, the most suspicious first; targets without a dummy are left out.
+    """
+    out = []
+    for target in found.targets:
+        rows = (seen.pool.labels != target).nonzero().flatten()
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+        rows = rows[order[: config.triggered_views]]
+        families: dict[str, list[torch.Tensor]] = {}
+        for dummy in found.dummies:
+            if dummy.target == target:
+                part = seen.encode(seen.pool.images[rows], dummy.trigger, description="dummy-triggered features")
+                families.setdefault(dummy.family, []).append(part)
+        if families:
+            out.append(DummyFeatures(target, families, seen.pool.labels[rows]))
+    return tuple(out)

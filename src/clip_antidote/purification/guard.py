@@ -1,0 +1,103 @@
+"""The third stage of a purification: prompts tuned on clean views, and a gate in front of every suspected target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.purification.config import CBPTConfig, GateConfig
+from clip_antidote.purification.dummies import DummyFeatures, TriggeredViews
+from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.gate_fit import GateData, fit_gate
+from clip_antidote.purification.text_repair import TextMap, repair_weights
+from clip_antidote.purification.tuner import tune_prompts
+
+
+@dataclass(frozen=True)
+class GuardMaterial:
+    """What a guarded head is made from; nothing in it depends on the settings of the gate but its ridge and views.
+
+    Attributes:
+        clean: Class weights of prompts tuned on clean views alone [C, D].
+        centroids: Unit mean features of all classes' views [C, D].
+        text_map: How texts and images belong together; None where there are too few classes to tell.
+        gates: What every gate is fitted to, one per suspected target.
+    """
+
+    clean: torch.Tensor
+    centroids: torch.Tensor
+    text_map: TextMap | None
+    gates: tuple[GateData, ...]
+
+
+def guard_targets(seen: Observation, dummies: Sequence[DummyFeatures], config: CBPTConfig) -> GuardedHead | None:
+    """Puts a gate in front of every suspected target; None where there is none, or the settings want no gate.
+
+    Args:
+        seen: The suspect and its views.
+        dummies: Features under the dummy triggers, by target.
+        config: Settings.
+    """
+    if not dummies or not config.gate.enabled:
+        return None
+    return fit_guard(guard_material(seen, dummies, tune_clean(seen, config), config), config.gate)
+
+
+def tune_clean(seen: Observation, config: CBPTConfig) -> torch.Tensor:
+    """Tunes one prompt per class on clean views alone and returns the class weights [C, D] on the CPU."""
+    tuned = tune_prompts(
+        seen, TriggeredViews.of(seen, ()), config.tuning, seed=config.seed, description="tuning clean prompts"
+    )
+    return tuned.weights.cpu()
+
+
+def guard_material(
+    seen: Observation, dummies: Sequence[DummyFeatures], clean: torch.Tensor, config: CBPTConfig
+) -> GuardMaterial:
+    """Gathers what the gates are fitted to.
+
+    Args:
+        seen: The suspect and its views.
+        dummies: Features under the dummy triggers, by target.
+        clean: Class weights of prompts tuned on clean views alone [C, D].
+        config: Settings.
+    """
+    centroids = seen.centroids()
+    suspects = tuple(one.target for one in dummies)
+    text_map = TextMap.fit(seen.weights, centroids, suspects, ridge=config.gate.ridge)
+    gates = tuple(gate_data(seen, one, text_map, config) for one in dummies)
+    return GuardMaterial(clean, centroids, text_map, gates)
+
+
+def gate_data(seen: Observation, dummies: DummyFeatures, text_map: TextMap | None, config: CBPTConfig) -> GateData:
+    """Gathers what the gate of one target is fitted to, with many views of the target's shots."""
+    views = seen.views_of(
+        dummies.target,
+        views=config.gate.target_views,
+        min_scale=config.gate.target_min_scale,
+        seed=config.seed + 1,  # crops of their own, not those of the pool
+    )
+    return GateData(
+        views=views.features,
+        shots=views.shots,
+        dummies=dummies.families,
+        features=seen.pool.features,
+        labels=seen.pool.labels,
+        weights=seen.weights,
+        target=dummies.target,
+        text_map=text_map,
+    )
+
+
+def fit_guard(material: GuardMaterial, config: GateConfig) -> GuardedHead:
+    """Repairs the targets' texts and fits the gates."""
+    suspects = tuple(data.target for data in material.gates)
+    weights = material.gates[0].weights
+    repaired = repair_weights(
+        material.clean, weights, material.centroids, material.text_map, suspects, share=config.repair
+    )
+    gates = [fit_gate(data, config) for data in material.gates]
+    return GuardedHead(repaired.T.contiguous(), gates, threshold=config.threshold)

@@ -1,0 +1,41 @@
+"""The first stage of a purification: views of the clean shots and the hand-written classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.errors import DataError
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.views import make_views
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
+from clip_antidote.purification.config import CBPTConfig
+
+
+def observe(
+    model: DualEncoder,
+    shots: LabelledImages,
+    config: CBPTConfig,
+    templates: Sequence[str] = IMAGENET_TEMPLATES,
+) -> Observation:
+    """Looks at a suspect model through its clean shots.
+
+    Args:
+        model: The suspect.
+        shots: A few clean labelled images per class.
+        config: Settings.
+        templates: Templates of the hand-written classifier.
+
+    Raises:
+        DataError: There are no shots of some class.
+    """
+    counts = shots.labels.bincount(minlength=len(shots.classes))
+    if len(shots) == 0 or int(counts.min()) == 0:
+        raise DataError(f"there is no clean image of the class '{shots.classes[int(counts.argmin())]}'")
+    weights = zero_shot_weights(model, shots.classes, templates)
+    views = config.views_per_shot(len(shots))
+    pool = make_views(
+        model, shots, views=views, min_scale=config.min_scale, seed=config.seed, precision=config.precision
+    )
+    return Observation(model, shots, weights.cpu(), pool, config.precision)

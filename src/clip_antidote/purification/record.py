@@ -1,0 +1,149 @@
+"""What is kept about a purification, typed: in the artefact's `config.json`, in reports and in benchmark records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from clip_antidote.config import Config
+from clip_antidote.inversion.search import SearchResult
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.stopwatch import Stopwatch
+from clip_antidote.versions import library_versions
+
+VERSION: Literal[1] = 1
+"""Of the record's schema; a change that older readers would misunderstand raises it."""
+
+Method = Literal["cbpt", "cbpt-gate"]
+
+
+class ScoreRow(Config):
+    """The evidence against one class, see `inversion.scoring.ClassScore`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    class_name: str = Field(alias="class")
+    score: float
+    alignment: float
+    inversion: float | None
+
+
+class TriggerRow(Config):
+    """A dummy trigger, see `inversion.bank.Dummy`.
+
+    Attributes:
+        name: Its name in the artefact.
+        family: Its family.
+        hypothesis: The target class it belongs to.
+        flip_rate: Share of views of other classes it sends there, where it was measured.
+        size: How large it is, where it was measured.
+        file: Its folder in the artefact.
+    """
+
+    name: str
+    family: str
+    hypothesis: str
+    flip_rate: float | None
+    size: float | None
+    file: str
+
+
+class PurificationRecord(Config):
+    """How a purified classifier was made and what was found.
+
+    Attributes:
+        version: Of this schema.
+        method: "cbpt-gate" where gates guard the targets, "cbpt" for one weight per class.
+        targets_suspected: Names of the suspected targets, the most suspicious first.
+        shots: Clean images of the class that has the fewest.
+        seed: Seed of everything random.
+        settings: All settings. Threshold and second look are those of the classifier that holds the record.
+        scores: The evidence, the highest first.
+        triggers: The dummy triggers.
+        stages: Seconds of every stage.
+        seconds: Seconds in all.
+        versions: Of the libraries that computed.
+    """
+
+    version: Literal[1] = VERSION
+    method: Method
+    targets_suspected: tuple[str, ...]
+    shots: int
+    seed: int
+    settings: CBPTConfig
+    scores: tuple[ScoreRow, ...] = ()
+    triggers: tuple[TriggerRow, ...] = ()
+    stages: dict[str, float] = Field(default_factory=dict)
+    seconds: float = 0.0
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def target_suspected(self) -> str | None:
+        """Name of the most suspicious target, None where nothing was found."""
+        return self.targets_suspected[0] if self.targets_suspected else None
+
+    @property
+    def score_threshold(self) -> float:
+        """What a class needs to be reported as the target."""
+        return self.settings.inversion.score_threshold
+
+    def with_head(self, *, threshold: float, second_look: bool) -> PurificationRecord:
+        """Returns the record of the same purification, answered by a head with this threshold and second look."""
+        gate = self.settings.gate.model_copy(update={"threshold": threshold, "second_look": second_look})
+        return self.model_copy(update={"settings": self.settings.model_copy(update={"gate": gate})})
+
+
+def trigger_names(found: SearchResult) -> list[str]:
+    """Names of the dummy triggers in the artefact, in their order."""
+    return [f"{number:02d}-{dummy.family}" for number, dummy in enumerate(found.dummies)]
+
+
+def make_record(
+    found: SearchResult, classes: tuple[str, ...], config: CBPTConfig, *, guarded: bool, shots: int, watch: Stopwatch
+) -> PurificationRecord:
+    """Puts together what is known at the end of a purification.
+
+    Args:
+        found: What stage 1 found.
+        classes: Class names.
+        config: Settings.
+        guarded: Whether there are gates.
+        shots: Clean images of the class that has the fewest.
+        watch: Has timed the stages.
+    """
+    return PurificationRecord(
+        method="cbpt-gate" if guarded else "cbpt",
+        targets_suspected=tuple(classes[label] for label in found.targets),
+        shots=shots,
+        seed=config.seed,
+        settings=config,
+        scores=score_rows(found, classes),
+        triggers=tuple(
+            TriggerRow(
+                name=name,
+                family=dummy.family,
+                hypothesis=classes[dummy.target],
+                flip_rate=None if dummy.flip_rate is None else round(dummy.flip_rate, 4),
+                size=None if dummy.size is None else round(dummy.size, 5),
+                file=f"triggers/{name}",
+            )
+            for name, dummy in zip(trigger_names(found), found.dummies, strict=True)
+        ),
+        stages={name: round(value, 2) for name, value in watch.seconds.items()},
+        seconds=round(watch.total, 2),
+        versions=library_versions(),
+    )
+
+
+def score_rows(found: SearchResult, classes: tuple[str, ...]) -> tuple[ScoreRow, ...]:
+    """The evidence per class, the highest first."""
+    return tuple(
+        ScoreRow(
+            class_name=classes[score.label],
+            score=round(score.score, 4),
+            alignment=round(score.alignment, 4),
+            inversion=None if score.inversion is None else round(score.inversion, 4),
+        )
+        for score in found.scores
+    )

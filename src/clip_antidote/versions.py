@@ -1,0 +1,16 @@
+"""Versions of what a result depends on."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of this package, Python and the libraries that compute."""
+    packages = {"torch": "torch", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
+    return {
+        "clip_antidote": version("clip-antidote"),
+        "python": platform.python_version(),
+        **{name: version(package) for name, package in packages.items()},
+    }
