@@ -21,7 +21,6 @@ from clip_antidote.training.stego import (
     train_stego,
     visibility,
 )
-from clip_antidote.triggers import load_trigger
 from clip_antidote.triggers.ssba import ASSET, SsbaConfig, SsbaTrigger, embedded_stego
 from clip_antidote.triggers.stego import StegoConfig, StegoDecoder, StegoEncoder, build_stego, load_stego, save_stego
 from conftest import Cli, draw_photos
@@ -114,15 +113,6 @@ def test_strength_scales_the_residual(photos: torch.Tensor) -> None:
     whole = SsbaTrigger().residual(photos[:2])
     half = SsbaTrigger(SsbaConfig(strength=0.5)).residual(photos[:2])
     assert torch.allclose(half, whole / 2)
-
-
-def test_save_and_load_give_the_same_images(photos: torch.Tensor, tmp_path: Path) -> None:
-    trigger = SsbaTrigger(SsbaConfig(message_seed=5, strength=1.5))
-    trigger.save(tmp_path)
-    loaded = load_trigger(tmp_path)
-    assert isinstance(loaded, SsbaTrigger)
-    assert torch.equal(loaded(photos[:2]), trigger(photos[:2]))
-    assert not torch.equal(SsbaTrigger()(photos[:2]), trigger(photos[:2]))
 
 
 def test_the_attack_uses_the_trigger_of_its_settings() -> None:
