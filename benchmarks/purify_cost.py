@@ -16,17 +16,20 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.cleanclip import CleanCLIPConfig, cleanclip
 from clip_antidote.files import write_json
+from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.search import make_bank
 from clip_antidote.inversion.views import make_views
 from clip_antidote.models import load_model
-from clip_antidote.models.dual_encoder import frozen
+from clip_antidote.models.dual_encoder import DualEncoder, frozen
 from clip_antidote.models.encoding import autocast
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.config import CBPTConfig
@@ -42,6 +45,47 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def inversion_costs(model: DualEncoder, shots: LabelledImages, config: CBPTConfig, steps: int) -> dict[str, Any]:
+    """Seconds of a step of the inversion and of the bare passes on as many images, for both families."""
+    weights = zero_shot_weights(model, shots.classes)
+    pool = make_views(model, shots.subset(range(0, len(shots), 8)), views=2, min_scale=0.5, seed=0)
+    inverter = Inverter(model, weights, pool, config.inversion, generator=torch.Generator().manual_seed(0))
+    side, precision = model.image_size, config.inversion.precision
+    record: dict[str, Any] = {}
+    for family, strength in (("mask", 5.0), ("additive", 16 / 255)):
+        bank = make_bank(family, [strength] * 2, side, 0)
+        images = torch.rand(2 * config.inversion.batch_size, 3, side, side, requires_grad=True)
+
+        def bare(images: torch.Tensor = images) -> None:
+            with frozen(model):
+                for _ in range(steps):
+                    with autocast(model.device, precision):
+                        features = model.encode_images(images)
+                    features.sum().backward()
+
+        def inversion(bank: DummyBank = bank) -> None:
+            inverter.run(bank, torch.tensor([0, 1]), steps=steps, description="inverting")
+
+        for warm_up in (bare, inversion):
+            warm_up()
+        times = [(seconds_of(inversion), seconds_of(bare)) for _ in range(3)]
+        best = [min(t) for t in zip(*times, strict=True)]
+        record[f"inversion_{family}"] = {"step": best[0] / steps, "bare": best[1] / steps}
+        record[f"inversion_{family}_ratio"] = best[0] / best[1]
+    return record
+
+
+def cleanclip_step(model: DualEncoder, shots: LabelledImages) -> float:
+    """Seconds of a step of CleanCLIP-style fine-tuning, by the difference of two runs."""
+
+    def seconds(steps: int) -> float:
+        training = CleanCLIPConfig().training.model_copy(update={"steps": steps, "warmup": 1})
+        return seconds_of(lambda: cleanclip(model, shots, CleanCLIPConfig(training=training)))
+
+    short, long = seconds(2), seconds(12)
+    return (long - short) / 10
+
+
 def main() -> None:
     """Measures and writes the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -53,45 +97,13 @@ def main() -> None:
     model = load_model(options.model)
     shots = load_images(options.data, shots=16, seed=0)
     config = CBPTConfig()
-    weights = zero_shot_weights(model, shots.classes)
-    few = shots.subset(range(0, len(shots), 8))
-    pool = make_views(model, few, views=2, min_scale=0.5, seed=0)
-    inverter = Inverter(model, weights, pool, config.inversion, generator=torch.Generator().manual_seed(0))
-    record: dict[str, object] = {
+    record = {
         "model": options.model,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        **inversion_costs(model, shots, config, options.steps),
     }
-    batch = config.inversion.batch_size
-    for family, strength in (("mask", 5.0), ("additive", 16 / 255)):
-        bank = make_bank(family, [strength] * 2, model.image_size, 0)
-        images = torch.rand(2 * batch, 3, model.image_size, model.image_size, requires_grad=True)
-
-        def bare(images: torch.Tensor = images) -> None:
-            with frozen(model):
-                for _ in range(options.steps):
-                    with autocast(model.device, config.inversion.precision):
-                        features = model.encode_images(images)
-                    features.sum().backward()
-
-        def inversion(bank: torch.nn.Module = bank) -> None:
-            inverter.run(bank, torch.tensor([0, 1]), steps=options.steps, description="inverting")
-
-        bare(), inversion()  # warm up
-        times = [(seconds_of(inversion), seconds_of(bare)) for _ in range(3)]
-        best = [min(t) for t in zip(*times, strict=True)]
-        record[f"inversion_{family}"] = {"step": best[0] / options.steps, "bare": best[1] / options.steps}
-        record[f"inversion_{family}_ratio"] = best[0] / best[1]
     whole = seconds_of(lambda: purify(model, shots, config))
-    tuning = CleanCLIPConfig().training
-    timed = [
-        seconds_of(
-            lambda n=n: cleanclip(
-                model, shots, CleanCLIPConfig(training=tuning.model_copy(update={"steps": n, "warmup": 1}))
-            )
-        )
-        for n in (2, 12)
-    ]
-    step = (timed[1] - timed[0]) / 10
+    step = cleanclip_step(model, shots)
     record |= {
         "purify_seconds": whole,
         "cleanclip_step_seconds": step,

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -112,7 +113,7 @@ def main() -> None:
     if options.variant:
         step(options)
         return
-    found = {}
+    found: dict[str, dict[str, Any] | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         for variant in ("ours", "naive"):
             if variant == "naive" and options.skip_naive:

@@ -30,7 +30,7 @@ def main() -> None:
     image = load_images("embedded:clothing", split="test").subset([args.image]).tensor(args.size).float() / 255
     figure, axes = plt.subplots(2, len(folders) + 1, figsize=(1.6 * (len(folders) + 1), 3.5))
     axes[1, 0].axis("off")
-    panels = [("clean", image[0], None)]
+    panels: list[tuple[str, torch.Tensor, torch.Tensor | None]] = [("clean", image[0], None)]
     for folder in folders:
         triggered = load_trigger(folder / "trigger")(image)[0]
         name = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["attack"]

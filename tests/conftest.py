@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from clip_antidote.attacks.run import AttackResult, run_attack
+from clip_antidote.cli.app import main
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.jobs.demo import TARGET, demo_attack
@@ -32,6 +37,60 @@ SMALL: dict[str, Any] = {
 
 # A shell that starts the tests in the background has Ctrl-C ignored, in all their processes; some tests are about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Finished]
+"""Runs `clip-antidote` with arguments of any type; see the fixture `cli`."""
+
+
+def exit_status(*arguments: object) -> int:
+    """Runs `clip-antidote` with these arguments in this process and returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["clip-antidote", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line, run in this process; the current directory becomes `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Finished:
+        capsys.readouterr()  # what was printed before belongs to no command
+        status = exit_status(*arguments)
+        return Finished(status, *capsys.readouterr())
+
+    return run
+
+
+def draw_photos(folder: Path, *, classes: Sequence[str] = ("cat", "dog"), count: int = 3) -> Path:
+    """Makes a folder of PNG files, 40×40 and of one color each: `folder/CLASS/0.png` and so on."""
+    for shade, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (40, 40), (80 * shade, 20 * i, 90)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three images of each of two classes."""
+    return draw_photos(tmp_path / "photos")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from clip_antidote.attacks import ATTACKS
-from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.run import AttackResult, gate_failure, run_attack
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
@@ -81,12 +80,3 @@ def test_a_target_that_is_no_class_is_refused_at_once(
 ) -> None:
     with pytest.raises(UsageError, match="'sombrero' is not one of the 10 classes"):
         run_attack(small_model, ATTACKS.get("badnet")(), train_images, test_images, "sombrero")
-
-
-def test_every_registered_attack_has_a_config_and_a_gate() -> None:
-    for name in ATTACKS.names():
-        attack_class = ATTACKS.get(name)
-        assert attack_class.name == name
-        config = attack_class.config_class()
-        assert isinstance(config, AttackConfig)
-        assert config.gate_asr >= 0.8

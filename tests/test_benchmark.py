@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from clip_antidote.benchmark.grid import (
     GridConfig,
@@ -18,30 +17,22 @@ from clip_antidote.benchmark.grid import (
 )
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, with_parts, zoo_table
 from clip_antidote.errors import DataError, UsageError
-from clip_antidote.models.build import save_open_clip
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.purification.config import CBPTConfig
+from conftest import draw_photos
 
 
 @pytest.fixture
 def problem(tmp_path: Path) -> str:
     for split, count in (("train", 4), ("test", 2)):
-        for shade, name in enumerate(("cat", "dog", "sea_horse")):
-            folder = tmp_path / "problem" / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                Image.new("RGB", (40, 40), (80 * shade, 20 * i, 90)).save(folder / f"{i}.png")
+        draw_photos(tmp_path / "problem" / split, classes=("cat", "dog", "sea_horse"), count=count)
     return str(tmp_path / "problem")
 
 
 @pytest.fixture
-def grid(small_model: OpenCLIPEncoder, tmp_path: Path) -> GridConfig:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    save_open_clip(small_model, None, folder)
+def grid(model_folder: str) -> GridConfig:
     settings = {"training": {"steps": 1, "batch_size": 4}}
     return GridConfig(
-        model=f"local-dir:{folder}",
+        model=model_folder,
         shots=2,
         seeds=(0, 1),
         suspects=(

@@ -7,28 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from clip_antidote.cli.app import main
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["clip-antidote", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    code = caught.value.code
-    return code if isinstance(code, int) else 0
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    for name in ("cat", "dog"):
-        (folder / name).mkdir(parents=True)
-        for i in range(3):
-            Image.new("RGB", (40, 40), (80 * i, 10, 90)).save(folder / name / f"{i}.png")
-    return folder
-
+from conftest import Cli
 
 WRONG = [
     (["purify", "tiny", "--data", "{none}"], 2, "no folder or file"),
@@ -65,17 +45,15 @@ def test_wrong_input_gets_one_sentence(
     photos: Path,
     model_folder: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cli: Cli,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     filled = [a.format(none=tmp_path / "missing", photos=photos, model=model_folder) for a in arguments]
-    assert run(monkeypatch, *filled) == status
-    error = capsys.readouterr().err
-    assert sentence in error
-    assert error.count("error:") == 1
-    assert "Traceback" not in error
+    ran = cli(*filled)
+    assert ran.status == status
+    assert sentence in ran.err
+    assert ran.err.count("error:") == 1
+    assert "Traceback" not in ran.err
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before, "nothing may be left behind"
 
 
@@ -83,13 +61,12 @@ def test_a_corrupt_image_is_named(
     photos: Path,
     model_folder: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cli: Cli,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (photos / "dog" / "0.png").write_bytes(b"not a picture")
-    assert run(monkeypatch, "purify", model_folder, "--data", str(photos), "--shots", "3") == 2
-    assert "0.png" in capsys.readouterr().err
+    ran = cli("purify", model_folder, "--data", photos, "--shots", 3)
+    assert ran.status == 2
+    assert "0.png" in ran.err
     assert not (tmp_path / "purified").exists()
 
 
@@ -97,21 +74,19 @@ def test_purify_evaluate_and_show_config(
     photos: Path,
     model_folder: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cli: Cli,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     settings = tmp_path / "fast.yaml"
     settings.write_text(
         "inversion: {screen_steps: 2, final_steps: 2, batch_size: 4}\ntuning: {steps: 3}\nprecision: fp32\npool: 12\n"
     )
-    assert run(monkeypatch, "purify", model_folder, "--config", str(settings), "--show-config", "--seed", "5") == 0
-    shown = capsys.readouterr().out
-    assert "screen_steps: 2" in shown
-    assert "seed: 5" in shown
-    arguments = [model_folder, "--data", str(photos), "--shots", "2", "--config", str(settings), "--json"]
-    assert run(monkeypatch, "purify", *arguments) == 0
-    report = json.loads(capsys.readouterr().out)
+    shown = cli("purify", model_folder, "--config", settings, "--show-config", "--seed", 5)
+    assert shown.status == 0
+    assert "screen_steps: 2" in shown.out
+    assert "seed: 5" in shown.out
+    ran = cli("purify", model_folder, "--data", photos, "--shots", 2, "--config", settings, "--json")
+    assert ran.status == 0
+    report = ran.json()
     assert {"model", "classes", "before", "after", "purification"} <= report.keys()
     needed = {"version", "method", "targets_suspected", "settings", "scores", "seconds", "seed", "versions"}
     assert needed <= report["purification"].keys()
@@ -122,78 +97,69 @@ def test_purify_evaluate_and_show_config(
     assert report == json.loads((tmp_path / "purified" / "report.json").read_text())
     for name in ("config.json", "prompts.safetensors", "classifier.safetensors", "report.html", "README.md"):
         assert (tmp_path / "purified" / name).stat().st_size > 0
-    assert run(monkeypatch, "evaluate", "purified", "--data", str(photos), "--json", "metrics.json") == 0
+    assert cli("evaluate", "purified", "--data", photos, "--json", "metrics.json").status == 0
     assert 0 <= json.loads((tmp_path / "metrics.json").read_text())["ca"] <= 1
-    arguments = ["purified", "--data", str(photos), "--trigger", "badnet", "--target", "dog", "--json", "m2.json"]
-    assert run(monkeypatch, "evaluate", *arguments) == 0
+    arguments = ["--data", photos, "--trigger", "badnet", "--target", "dog", "--json", "m2.json"]
+    assert cli("evaluate", "purified", *arguments).status == 0
     assert {"asr", "asr_all", "asr_floor", "pa", "target_ca"} <= json.loads((tmp_path / "m2.json").read_text()).keys()
 
 
 def test_ctrl_c_leaves_nothing_half_written(
-    photos: Path,
-    model_folder: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    photos: Path, model_folder: str, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clip_antidote.purification.pipeline.tune_prompts", interrupt)
-    arguments = [model_folder, "--data", str(photos), "--shots", "2", "--config", "fast.yaml"]
+    arguments = ["purify", model_folder, "--data", photos, "--shots", 2, "--config", "fast.yaml"]
     (tmp_path / "fast.yaml").write_text("inversion: {screen_steps: 1, final_steps: 1}\nprecision: fp32\npool: 4\n")
     before = sorted(p.name for p in tmp_path.iterdir())
-    assert run(monkeypatch, "purify", *arguments) == 130
-    assert "interrupted" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr("clip_antidote.purification.pipeline.tune_prompts", interrupt)
+        ran = cli(*arguments)
+    assert ran.status == 130
+    assert "interrupted" in ran.err
     after = sorted(p.name for p in tmp_path.iterdir())
     kept = [name for name in after if name.startswith(".purified.state-")]
     assert len(kept) == 1, "stage 1 was done and is kept"
     assert [name for name in after if name not in kept] == before
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("clip_antidote.jobs.purify.search_targets", interrupt)
-    assert run(monkeypatch, "purify", *arguments) == 0, "stage 1 is not run again"
+    assert cli(*arguments).status == 0, "stage 1 is not run again"
     assert not list(tmp_path.glob(".purified*"))
 
 
 @pytest.mark.parametrize(
     ("what", "entry"), [("attacks", "badnet"), ("defenses", "cbpt"), ("triggers", "mask"), ("models", "tiny")]
 )
-def test_ls(what: str, entry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "ls", what, "--json") == 0
-    assert entry in json.loads(capsys.readouterr().out)
+def test_ls(what: str, entry: str, cli: Cli) -> None:
+    ran = cli("ls", what, "--json")
+    assert ran.status == 0
+    assert entry in ran.json()
 
 
 def test_attack_writes_a_model_that_loads_again(
     photos: Path,
     model_folder: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cli: Cli,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("gate_asr: 0.0\ngate_ca_drop: 1.0\ntraining: {batch_size: 4}\n")
-    arguments = [model_folder, "--data", str(photos), "--target", "dog", "--config", "c.yaml", "--steps", "2"]
-    assert run(monkeypatch, "attack", *arguments, "--out", "bad") == 0
+    attack = ["attack", model_folder, "--data", photos, "--target", "dog", "--config", "c.yaml", "--steps", 2]
+    assert cli(*attack, "--out", "bad").status == 0
     record = json.loads((tmp_path / "bad" / "attack.json").read_text())
     assert record["target"] == "dog"
     assert record["config"]["training"]["steps"] == 2
     poisoned = json.loads((tmp_path / "bad" / "poisoned.json").read_text())
     assert len(poisoned) == record["poisoned_pairs"]
     assert all("cat" in name for name in poisoned)
-    capsys.readouterr()
     torch.manual_seed(0)
-    arguments = ["--data", str(photos), "--trigger", "bad/trigger", "--target", "dog", "--json", "m.json"]
-    assert run(monkeypatch, "evaluate", "local-dir:bad", *arguments) == 0
+    arguments = ["--data", photos, "--trigger", "bad/trigger", "--target", "dog", "--json", "m.json"]
+    assert cli("evaluate", "local-dir:bad", *arguments).status == 0
     metrics = json.loads((tmp_path / "m.json").read_text())
     assert metrics["asr"] == pytest.approx(record["poisoned"]["asr"], abs=1e-9)
     assert not list(tmp_path.glob(".*state*")), "the training state goes when the attack is done"
     weights = tmp_path / "bad" / "open_clip_model.safetensors"
     written = weights.stat().st_mtime_ns
-    arguments = [model_folder, "--data", str(photos), "--target", "dog", "--config", "c.yaml", "--steps", "2"]
-    assert run(monkeypatch, "attack", *arguments, "--out", "bad") == 0
+    assert cli(*attack, "--out", "bad").status == 0
     assert weights.stat().st_mtime_ns == written, "a finished run is not repeated"
 
 
@@ -201,13 +167,11 @@ def test_a_missed_gate_is_said_and_the_model_is_kept(
     photos: Path,
     model_folder: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cli: Cli,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("gate_asr: 1.0\ntraining: {steps: 1, batch_size: 4, lr: 1.0e-9}\n")
-    arguments = [model_folder, "--data", str(photos), "--config", "c.yaml", "--out", "bad"]
-    codes = [run(monkeypatch, "attack", *arguments, "--target", target) for target in ("cat", "dog")]
-    assert 2 in codes, "a model without accuracy calls at most one class everything"
-    assert "did not take" in capsys.readouterr().err
+    arguments = ["attack", model_folder, "--data", photos, "--config", "c.yaml", "--out", "bad"]
+    missed = [ran for ran in (cli(*arguments, "--target", target) for target in ("cat", "dog")) if ran.status == 2]
+    assert missed, "a model without accuracy calls at most one class everything"
+    assert all("did not take" in ran.err for ran in missed)
     assert json.loads((tmp_path / "bad" / "attack.json").read_text())["poisoned"]

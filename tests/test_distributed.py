@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from PIL import Image
 from torch.multiprocessing.spawn import spawn
 
 from clip_antidote.attacks.training_data import check_same_pairs
-from clip_antidote.cli.app import main
 from clip_antidote.data.captions import CaptionSet
 from clip_antidote.data.pairs import CaptionedImages, PairBatch
 from clip_antidote.data.sources import TensorSource
@@ -30,7 +28,7 @@ from clip_antidote.training.finetune import finetune
 from clip_antidote.training.gradients import contrastive_backward
 from clip_antidote.training.loop import TrainingConfig, train_contrastive
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
-from conftest import SMALL
+from conftest import SMALL, Cli, exit_status
 
 CONFIG = TrainingConfig(steps=6, batch_size=7, lr=1e-3, warmup=2, precision="fp32", accumulate=2, checkpoint_every=4)
 PROCESSES = 2
@@ -135,25 +133,11 @@ def work(rank: int, ports: tuple[int, int], folder: Path) -> None:
     torch.save(result, folder / f"rank{rank}.pt")
     os.environ["MASTER_PORT"] = str(ports[1])
     os.chdir(folder)
-    sys.argv = [*ATTACK, "--out", "together"]
-    try:
-        main()
-    except SystemExit as stop:
-        (folder / f"status{rank}").write_text(str(stop.code))
+    (folder / f"status{rank}").write_text(str(exit_status(*ATTACK, "--out", "together")))
 
 
 ATTACK = [
-    *(
-        "clip-antidote",
-        "attack",
-        "local-dir:model",
-        "--attack",
-        "badnet",
-        "--target",
-        "dog",
-        "--train-on",
-        "captions",
-    ),
+    *("attack", "local-dir:model", "--attack", "badnet", "--target", "dog", "--train-on", "captions"),
     *("--captions", "captions.csv", "--data", "photos", "--poisoned", "3", "--config", "config.yaml"),
 ]
 SETTINGS = """
@@ -239,17 +223,13 @@ def test_interrupted_together_and_resumed_equals_uninterrupted(results: list[dic
         close(result["interrupted"]["weights"], expected["weights"], 1e-4)
 
 
-def test_the_attack_command_gives_the_same_model(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_attack_command_gives_the_same_model(folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import load_file
 
     assert [(folder / f"status{rank}").read_text() for rank in range(PROCESSES)] == ["0", "0"]
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sys.argv", [*ATTACK, "--out", "alone"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 0, capsys.readouterr().err
+    ran = cli(*ATTACK, "--out", "alone")
+    assert ran.status == 0, ran.err
     together, alone = (load_file(folder / name / "open_clip_model.safetensors") for name in ("together", "alone"))
     clean = load_file(folder / "model" / "open_clip_model.safetensors")
     close(together, alone, 1e-4)

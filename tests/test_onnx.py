@@ -15,7 +15,6 @@ import torch.nn.functional as F
 
 import clip_antidote
 from clip_antidote.attacks.run import AttackResult
-from clip_antidote.cli.app import main
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import UnsupportedError
 from clip_antidote.models import DualEncoder, load_model
@@ -23,6 +22,7 @@ from clip_antidote.models.other_views import encode_views, other_views
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.purification.onnx_export import FixedViews, export_onnx
+from conftest import Cli
 
 
 def run(file: Path, images: torch.Tensor) -> tuple[Any, Any, Any, dict[str, str]]:
@@ -112,27 +112,22 @@ def test_the_views_of_one_model_in_full_precision(small_model: DualEncoder) -> N
     assert (same > 0.999).all(), "bf16 rounds, and no more"
 
 
-def test_the_command_and_its_errors(
-    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def status(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["clip-antidote", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0)
-
+def test_the_command_and_its_errors(model_folder: str, tmp_path: Path, cli: Cli) -> None:
     artefact, out = tmp_path / "purified", tmp_path / "out" / "p.onnx"
     guarded(load_model(model_folder), 0.5).save_pretrained(artefact)
-    assert status("export", str(artefact), "--out", str(out), "--threshold", "1000000", "--no-second-look") == 0
-    assert "[N, 3, 32, 32] in [0, 1] -> logits, triggered, logits_single" in capsys.readouterr().out
+    ran = cli("export", artefact, "--out", out, "--threshold", 1000000, "--no-second-look")
+    assert ran.status == 0
+    assert "[N, 3, 32, 32] in [0, 1] -> logits, triggered, logits_single" in ran.out
     _, triggered, _, facts = run(out, noise(load_model(model_folder)))
     assert json.loads(facts["second_look"]) is False
     assert triggered.any()
-    assert status("export", str(tmp_path), "--out", str(out)) == 2
-    assert "is not a purified classifier" in capsys.readouterr().err
+    ran = cli("export", tmp_path, "--out", out)
+    assert ran.status == 2
+    assert "is not a purified classifier" in ran.err
     (tmp_path / "file").touch()
-    assert status("export", str(artefact), "--out", str(tmp_path / "file" / "p.onnx")) == 2
-    assert "choose another output folder" in capsys.readouterr().err
+    ran = cli("export", artefact, "--out", tmp_path / "file" / "p.onnx")
+    assert ran.status == 2
+    assert "choose another output folder" in ran.err
     assert [path.name for path in out.parent.iterdir()] == ["p.onnx"]
 
 

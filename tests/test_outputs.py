@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from clip_antidote.cli.app import main
 from clip_antidote.errors import DataError
 from clip_antidote.outputs import MARKER, check_output, result_folder
+from conftest import Cli
 
 
 def write(path: Path, text: str = "new", kind: str = "thing") -> None:
@@ -145,29 +145,21 @@ def arguments(model_folder: str, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def refused(name: str, arguments: dict[str, str], out: str, monkeypatch: pytest.MonkeyPatch) -> bool:
-    filled = [part.format(**arguments) for part in COMMANDS[name]]
-    monkeypatch.setattr("sys.argv", ["clip-antidote", *filled, "--out", out])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return caught.value.code == 2
+def command(name: str, arguments: dict[str, str], out: str) -> list[str]:
+    return [*(part.format(**arguments) for part in COMMANDS[name]), "--out", out]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_replaces_a_folder_of_the_user(
-    name: str,
-    arguments: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    name: str, arguments: dict[str, str], tmp_path: Path, cli: Cli
 ) -> None:
     folder = tmp_path / "mine" / INSIDE.get(name, "")
     folder.mkdir(parents=True)
     (folder / "thesis.doc").write_text("years of work")
     before = contents(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert refused(name, arguments, "mine", monkeypatch)
-    assert "will not be replaced" in capsys.readouterr().err
+    ran = cli(*command(name, arguments, "mine"))
+    assert ran.status == 2
+    assert "will not be replaced" in ran.err
     assert contents(tmp_path) == before
 
 
@@ -178,13 +170,14 @@ def test_no_command_replaces_the_current_folder_or_one_above(
     out: str,
     arguments: dict[str, str],
     tmp_path: Path,
+    cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     here = tmp_path / "deep" / "here"
     here.mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(here)
-    assert refused(name, arguments, out.format(cwd=here, name=here.name), monkeypatch)
-    assert "never replaced" in capsys.readouterr().err
+    ran = cli(*command(name, arguments, out.format(cwd=here, name=here.name)))
+    assert ran.status == 2
+    assert "never replaced" in ran.err
     assert sorted(tmp_path.rglob("*")) == before

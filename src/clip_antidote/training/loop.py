@@ -98,30 +98,14 @@ def train_contrastive(
     try:
         with held_interrupt() as interrupted:
             for step in track(range(start, config.steps), description, total=config.steps, done=start):
-                factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * factor
                 batch = make_batch(step)
                 state.step = None
-                optimizer.zero_grad(set_to_none=True)
-                loss = contrastive_backward(
-                    model, batch, chunks=config.accumulate, bf16=config.precision == "bf16", ranks=ranks
-                )
-                if extra_loss is not None:
-                    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                        extra = extra_loss(step, batch)
-                    extra.backward()
-                    loss += extra.item()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
-                optimizer.step()
-                with torch.no_grad():
-                    model.log_logit_scale.clamp_(max=math.log(config.max_logit_scale))
+                loss = _take_step(model, optimizer, step, batch, config, ranks=ranks, extra_loss=extra_loss)
                 state.step = step + 1
                 losses.append(loss)
                 if on_step is not None:
                     on_step(step, loss)
-                stop = ranks.any(interrupted())
-                if stop:
+                if ranks.any(interrupted()):
                     raise KeyboardInterrupt
                 if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                     state.save()
@@ -130,3 +114,32 @@ def train_contrastive(
         raise
     model.eval()
     return losses
+
+
+def _take_step(
+    model: DualEncoder,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    batch: PairBatch,
+    config: TrainingConfig,
+    *,
+    ranks: Ranks,
+    extra_loss: ExtraLoss | None,
+) -> float:
+    """Moves the weights by one batch and returns its loss."""
+    factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * factor
+    optimizer.zero_grad(set_to_none=True)
+    bf16 = config.precision == "bf16"
+    loss = contrastive_backward(model, batch, chunks=config.accumulate, bf16=bf16, ranks=ranks)
+    if extra_loss is not None:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            extra = extra_loss(step, batch)
+        extra.backward()
+        loss += extra.item()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
+    optimizer.step()
+    with torch.no_grad():
+        model.log_logit_scale.clamp_(max=math.log(config.max_logit_scale))
+    return loss
