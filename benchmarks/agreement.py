@@ -20,19 +20,18 @@ import torch
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.files import write_json
-from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids
+from clip_antidote.inversion.alignment import alignment, best_similarity
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
-from clip_antidote.inversion.views import make_views
 from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.prompts.templates import zero_shot_weights
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.observe import observe
 
 
 def measure(model: DualEncoder, shots: LabelledImages, target: str | None, views: int, seed: int) -> dict[str, Any]:
     """Evidence of the target and of the highest other class, by every measure."""
-    pool = make_views(model, shots, views=views, min_scale=0.5, seed=seed, precision="bf16")
-    weights = zero_shot_weights(model, shots.classes).cpu()
-    aligned = outlier_z(alignment(weights, class_centroids(pool.features, pool.labels, len(weights))))
-    best = outlier_z(best_similarity(pool.features, pool.labels, weights))
+    seen = observe(model, shots, CBPTConfig(max_views=views, seed=seed))
+    aligned = outlier_z(alignment(seen.weights, seen.centroids()))
+    best = outlier_z(best_similarity(seen.pool.features, seen.pool.labels, seen.weights))
     row: dict[str, Any] = {}
     for name, scores in {"alignment": aligned, "best": best, "both": combine_z([aligned, best])}.items():
         found = evidence(scores, len(scores))

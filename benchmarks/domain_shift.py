@@ -9,21 +9,20 @@ other weather), then clean and triggered are measured, undefended and purified.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torchvision.transforms.v2.functional as tv
 
+from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
-from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.pipeline import library_versions, purify
-from clip_antidote.triggers import load_trigger
+from clip_antidote.purification.pipeline import purify
+from clip_antidote.versions import library_versions
 
 Shift = Callable[[torch.Tensor], torch.Tensor]
 
@@ -66,13 +65,12 @@ def main() -> None:
     shots = load_images(options.data, shots=16, seed=options.seed)
     rows = []
     for folder in options.suspects:
-        target = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["target"]
-        model, trigger = load_model(f"local-dir:{folder}"), load_trigger(folder / "trigger")
-        purified = purify(model, shots, CBPTConfig(seed=options.seed))
-        hand = ZeroShotClassifier.from_templates(model, test.classes)
+        suspect = PoisonedModel.read(folder)
+        purified = purify(suspect.model, shots, CBPTConfig(seed=options.seed))
+        hand = ZeroShotClassifier.from_templates(suspect.model, test.classes)
         for name, shift in SHIFTS.items():
-            features = encode_test_images(model, test, trigger=trigger, shift=shift)
-            before, after = (measure(c, features, target=target).metrics.to_dict() for c in (hand, purified))
+            features = encode_test_images(suspect.model, test, trigger=suspect.trigger, shift=shift)
+            before, after = (measure(c, features, target=suspect.target).metrics.to_dict() for c in (hand, purified))
             rows.append({"suspect": folder.name, "shift": name, "before": before, "after": after})
             keys = ("ca", "asr", "asr_floor", "pa", "target_ca")
             cells = [f"{100 * before[k]:.1f} → {100 * after[k]:.1f}" for k in keys]

@@ -16,12 +16,12 @@ from typing import Any
 
 from clip_antidote.data.folders import load_images
 from clip_antidote.files import write_json
-from clip_antidote.inversion.search import TargetSearch
-from clip_antidote.inversion.views import make_views
+from clip_antidote.inversion.search import search_targets
 from clip_antidote.models import load_model
-from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.pipeline import library_versions, score_rows
+from clip_antidote.purification.observe import observe
+from clip_antidote.purification.record import score_rows
+from clip_antidote.versions import library_versions
 
 
 def main() -> None:
@@ -42,13 +42,9 @@ def main() -> None:
             name = spec.rstrip("/").split("/")[-1]
             if any(row["model"] == name and row["seed"] == seed for row in rows):
                 continue
-            model = load_model(spec)
-            views = config.views_per_shot(len(shots))
-            pool = make_views(
-                model, shots, views=views, min_scale=config.min_scale, seed=seed, precision=inversion.precision
-            )
-            found = TargetSearch(model, zero_shot_weights(model, shots.classes), pool, inversion, seed=seed).find()
-            scores = score_rows(found, shots.classes)
+            seen = observe(load_model(spec), shots, config)
+            found = score_rows(search_targets(seen, inversion, seed), shots.classes)
+            scores = [row.model_dump(by_alias=True) for row in found]
             rows.append({"model": name, "seed": seed, "classes": len(shots.classes), "scores": scores})
             print(
                 f"| {name} | {seed} | {scores[0]['class']} | {scores[0]['score']:.2f} | {scores[1]['score']:.2f} |",

@@ -10,52 +10,39 @@ where the threshold is moved to an ASR of 0.3 and of 1 % (on test images: to rea
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 
+from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
 from clip_antidote.files import write_json
-from clip_antidote.inversion.alignment import class_centroids
-from clip_antidote.inversion.search import TargetSearch
-from clip_antidote.inversion.views import make_views
-from clip_antidote.models import load_model
-from clip_antidote.prompts.templates import zero_shot_weights
+from clip_antidote.inversion.search import search_targets
 from clip_antidote.purification.config import CBPTConfig, GateConfig
-from clip_antidote.purification.gate import GateData, GuardedHead, fit_gate, repair_weights
-from clip_antidote.purification.pipeline import (
-    by_family,
-    gate_data,
-    library_versions,
-    trigger_features,
-    tune_clean_prompts,
-)
-from clip_antidote.purification.text_repair import TextMap
-from clip_antidote.triggers import load_trigger
+from clip_antidote.purification.dummies import encode_dummies
+from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.guard import GuardMaterial, fit_guard, guard_material, tune_clean
+from clip_antidote.purification.observe import observe
+from clip_antidote.versions import library_versions
 
-Form = Callable[[torch.Tensor, GateData, torch.Tensor], GuardedHead]
+Form = Callable[[GuardMaterial], GuardedHead]
 
 
 def form(**settings: float) -> Form:
     """The guard with other settings."""
-    return lambda clean, data, centroids: guarded(clean, data, centroids, GateConfig(**settings))
+    return lambda material: fit_guard(material, GateConfig.build(settings))
 
 
-def guarded(clean: torch.Tensor, data: GateData, centroids: torch.Tensor, config: GateConfig) -> GuardedHead:
-    """Clean weights and one gate."""
-    repaired = repair_weights(clean, data.weights, centroids, data.text_map, (data.target,), config)
-    return GuardedHead(repaired.T.contiguous(), (fit_gate(data, config),))
-
-
-def one_direction(clean: torch.Tensor, data: GateData, centroids: torch.Tensor) -> GuardedHead:
+def one_direction(material: GuardMaterial) -> GuardedHead:
     """All families in one direction."""
+    (data,) = material.gates
     parts = [part for family in data.dummies.values() for part in family]
-    return guarded(clean, replace(data, dummies={"all": parts}), centroids, GateConfig())
+    return fit_guard(replace(material, gates=(replace(data, dummies={"all": parts}),)), GateConfig())
 
 
 FORMS: dict[str, Form] = {
@@ -82,8 +69,8 @@ def rates(guard: GuardedHead, features: TestFeatures) -> dict[str, float]:
 
     triggered, clean = passing(features.triggered[~own]), passing(features.clean[own])
     found = {
-        "asr": float((triggered >= gate.threshold).float().mean()),
-        "target_ca": float((clean >= gate.threshold).float().mean()),
+        "asr": float((triggered >= guard.threshold).float().mean()),
+        "target_ca": float((clean >= guard.threshold).float().mean()),
     }
     for share in (0.003, 0.01):
         threshold = triggered.sort(descending=True).values[round(share * len(triggered))]
@@ -101,29 +88,26 @@ def main() -> None:
     options = parser.parse_args()
     config, seed = CBPTConfig(seed=options.seed), options.seed
     test, shots = load_images(options.data, split="test"), load_images(options.data, shots=16, seed=seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in options.suspects:
-        target = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["target"]
-        model = load_model(f"local-dir:{folder}")
-        features = encode_test_images(model, test, trigger=load_trigger(folder / "trigger"))
-        hand = zero_shot_weights(model, shots.classes)
-        views, precision = config.views_per_shot(len(shots)), config.inversion.precision
-        pool = make_views(model, shots, views=views, min_scale=config.min_scale, seed=seed, precision=precision)
-        found = TargetSearch(model, hand, pool, config.inversion, seed=seed).find()
-        label = shots.classes.index(target)
-        if found.targets != (label,):
-            print(f"{folder.name}: the target was not found, or not alone; left out")
+        suspect = PoisonedModel.read(folder)
+        seen = observe(suspect.model, shots, config)
+        found = search_targets(seen, config.inversion, seed)
+        if found.targets != (shots.classes.index(suspect.target),):
+            print(f"{suspect.name}: the target was not found, or not alone; left out")
             continue
-        triggers = [dummy.trigger for dummy in found.dummies]
-        parts, _ = trigger_features(model, pool, triggers, target=label, config=config)
-        centroids = class_centroids(pool.features, pool.labels, len(hand))
-        text_map = TextMap.fit(hand, centroids, (label,), ridge=config.gate.ridge)
-        data = gate_data(model, shots, pool, by_family(triggers, parts), hand, text_map, config, target=label)
-        clean = tune_clean_prompts(model, shots.classes, pool, hand, config)
+        dummies = encode_dummies(seen, found, config)
+        material = guard_material(seen, dummies, tune_clean(seen, config), config)
+        features = encode_test_images(suspect.model, test, trigger=suspect.trigger)
         for name, make in FORMS.items():
-            rows.append({"suspect": folder.name, "form": name, **rates(make(clean, data, centroids), features)})
+            rows.append({"suspect": suspect.name, "form": name, **rates(make(material), features)})
             print(rows[-1], flush=True)
         write_json(options.out, {"seed": seed, "rows": rows, "versions": library_versions()})
+    print_table(rows)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints means over the suspects as a Markdown table."""
     heads = ("form", "ASR (mean)", "ASR (largest)", "target CA", "target CA at ASR 0.3 %", "at 1 %")
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for name in FORMS:

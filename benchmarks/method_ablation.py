@@ -13,36 +13,29 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.data.folders import load_images
-from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
 from clip_antidote.evaluation.metrics import compute_metrics
 from clip_antidote.files import write_json
 from clip_antidote.inversion.alignment import class_centroids
+from clip_antidote.inversion.bank import Dummy, invert_bank
 from clip_antidote.inversion.invert import Inverter
-from clip_antidote.inversion.search import TargetSearch
-from clip_antidote.inversion.views import ViewPool, make_views
-from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.prompts.templates import zero_shot_weights
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.search import SAMPLE, SearchResult
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import GuardedHead, fit_gate, repair_weights
-from clip_antidote.purification.pipeline import (
-    by_family,
-    gate_data,
-    library_versions,
-    trigger_features,
-    tune_clean_prompts,
-)
-from clip_antidote.purification.text_repair import TextMap
-from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
-from clip_antidote.triggers import Trigger, load_trigger
+from clip_antidote.purification.dummies import DummyFeatures, TriggeredViews, encode_dummies
+from clip_antidote.purification.guard import fit_guard, guard_material, tune_clean
+from clip_antidote.purification.observe import observe
+from clip_antidote.purification.tuner import tune_prompts
+from clip_antidote.versions import library_versions
 
 
 class LeastSimilarText(Inverter):
@@ -84,72 +77,58 @@ class TextNegativesOnly(Inverter):
 
 @dataclass
 class Bench:
-    """One suspect and all that is computed once."""
+    """One suspect whose target is given, and all that is computed once."""
 
-    model: DualEncoder
-    shots: LabelledImages
-    pool: ViewPool
-    hand: torch.Tensor
+    seen: Observation
     target: int
     test: TestFeatures
     config: CBPTConfig
     clean: torch.Tensor = field(init=False)
-    text_map: TextMap | None = field(init=False)
-    head: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        centroids = class_centroids(self.pool.features, self.pool.labels, len(self.hand))
-        self.text_map = TextMap.fit(self.hand, centroids, (self.target,), ridge=self.config.gate.ridge)
-        self.clean = tune_clean_prompts(self.model, self.shots.classes, self.pool, self.hand, self.config)
-        self.head = repair_weights(self.clean, self.hand, centroids, self.text_map, (self.target,), self.config.gate)
+        self.clean = tune_clean(self.seen, self.config)
 
     def dummies(
         self, inverter: type[Inverter] = Inverter, weights: torch.Tensor | None = None, **inversion: Any
-    ) -> list[Trigger]:
+    ) -> list[Dummy]:
         """Stage 1 for the given target."""
-        settings = self.config.inversion.model_copy(update=inversion)
-        search = TargetSearch(
-            self.model, self.hand if weights is None else weights, self.pool, settings, seed=self.config.seed
-        )
-        generator = torch.Generator().manual_seed(self.config.seed)
-        search.inverter = inverter(self.model, search.weights, self.pool, settings, generator=generator)
-        return [dummy.trigger for dummy in search.final_bank(self.target)]
+        settings, seed = self.config.inversion.model_copy(update=inversion), self.config.seed
+        seen = self.seen if weights is None else replace(self.seen, weights=weights)
+        rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
+        engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
+        return invert_bank(engine, self.target, rows=rows, seed=seed)
 
-    def encode(self, triggers: list[Trigger]) -> tuple[dict[str, list[torch.Tensor]], torch.Tensor]:
-        """Features of the views under every dummy, by family, and the labels of the views."""
-        parts, labels = trigger_features(self.model, self.pool, triggers, target=self.target, config=self.config)
-        return by_family(triggers, parts), labels
+    def encode(self, dummies: list[Dummy]) -> DummyFeatures:
+        """Features of the views under every dummy."""
+        (features,) = encode_dummies(self.seen, SearchResult((self.target,), tuple(dummies)), self.config)
+        return features
 
-    def tune(
-        self, features: torch.Tensor, labels: torch.Tensor, anchor: torch.Tensor | None = None, **tuning: Any
-    ) -> torch.Tensor:
+    def views(self, *dummies: DummyFeatures) -> TriggeredViews:
+        """All dummies' features and labels in one."""
+        return TriggeredViews.of(self.seen, dummies)
+
+    def tune(self, views: TriggeredViews, anchor: torch.Tensor | None = None, **tuning: Any) -> torch.Tensor:
         """Stage 2, with other anchors than the hand-written weights where given; returns the class weights [C, D]."""
         settings = self.config.tuning.model_copy(update=tuning)
-        cached = CachedFeatures(self.pool.features, self.pool.labels, features, labels)
-        generator = torch.Generator().manual_seed(self.config.seed)
-        anchor = self.hand if anchor is None else anchor
-        return tune_prompts(self.model, self.shots.classes, cached, anchor, settings, generator=generator)[1]
+        return tune_prompts(self.seen, views, settings, seed=self.config.seed, anchor=anchor).weights
 
     def anchored_at(self, place: torch.Tensor) -> torch.Tensor:
         """The hand-written weights, but the target's replaced by `place` [D]."""
-        anchor = self.hand.clone()
+        anchor = self.seen.weights.clone()
         anchor[self.target] = place
         return anchor
 
-    def rates(self, dummies: dict[str, list[torch.Tensor]], weights: torch.Tensor) -> dict[str, float]:
+    def rates(self, dummies: DummyFeatures, weights: torch.Tensor) -> dict[str, float]:
         """How near the dummies come to the true trigger, and what both heads do."""
         assert self.test.triggered is not None
         own = self.test.labels == self.target
-        everything = torch.cat([part for family in dummies.values() for part in family])
+        everything = torch.cat(dummies.parts())
         mean_dummy = F.normalize(everything.mean(0), dim=0)
         mean_true = F.normalize(self.test.triggered[~own].mean(0), dim=0)
-        flips = ((everything @ self.hand.T).argmax(1) == self.target).float().mean()
+        flips = ((everything @ self.seen.weights.T).argmax(1) == self.target).float().mean()
         found = {"flip_rate": float(flips), "cosine_to_true": float(mean_dummy @ mean_true)}
         found |= self._measured("single", self.test.clean @ weights.T, self.test.triggered @ weights.T)
-        data = gate_data(
-            self.model, self.shots, self.pool, dummies, self.hand, self.text_map, self.config, target=self.target
-        )
-        guard = GuardedHead(self.head.T.contiguous(), (fit_gate(data, self.config.gate),))
+        guard = fit_guard(guard_material(self.seen, (dummies,), self.clean, self.config), self.config.gate)
         gated = []
         for features in (self.test.clean, self.test.triggered):
             clean, _, triggered = guard.decide(features)
@@ -169,7 +148,7 @@ class Bench:
         return {f"{name}_{key}": metrics[key] for key in ("ca", "asr", "pa", "target_ca")}
 
 
-INVERSIONS: dict[str, Callable[[Bench], list[Trigger]]] = {
+INVERSIONS: dict[str, Callable[[Bench], list[Dummy]]] = {
     "default (P3)": lambda bench: bench.dummies(),
     "P1: least similar text": lambda bench: bench.dummies(LeastSimilarText),
     "P2: consensus": lambda bench: bench.dummies(Consensus),
@@ -191,53 +170,45 @@ TUNINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def cone(
-    bench: Bench, dummies: dict[str, list[torch.Tensor]], labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def cone(bench: Bench, dummies: DummyFeatures) -> TriggeredViews:
     """Samples the cone around the dummies' mean feature instead of encoding more images.
 
     What a clean view has of its own, shrunk by the ratio seen on 64 dummy-triggered views, is added to the mean of
     the dummy: so 64 encoded images per dummy do for the whole pool.
     """
-    rows = bench.pool.labels != bench.target
-    clean, truth = bench.pool.features[rows], bench.pool.labels[rows]
+    rows = bench.seen.pool.labels != bench.target
+    clean, truth = bench.seen.pool.features[rows], bench.seen.pool.labels[rows]
     own = clean - clean.mean(0)
     parts = []
-    for part in (part[:64] for family in dummies.values() for part in family):
+    for part in (part[:64] for part in dummies.parts()):
         shrink = (part - part.mean(0)).norm(dim=1).mean() / own.norm(dim=1).mean()
         parts.append(F.normalize(part.mean(0) + shrink * own, dim=1))
-    return torch.cat(parts), truth.repeat(len(parts))
-
-
-def flat(dummies: dict[str, list[torch.Tensor]], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """All dummies' features and labels in one."""
-    parts = [part for family in dummies.values() for part in family]
-    return torch.cat(parts), labels.repeat(len(parts))
+    return TriggeredViews(torch.cat(parts), truth.repeat(len(parts)))
 
 
 def measure_suspect(bench: Bench, known: set[str], keep: Callable[[str, dict[str, float]], None]) -> None:
     """Measures all forms that are not `known`, and hands every result to `keep`."""
-    dummies, labels = bench.encode(bench.dummies())
+    dummies = bench.encode(bench.dummies())
+    views = bench.views(dummies)
     for name, invert in INVERSIONS.items():
         if name not in known:
-            own, truth = bench.encode(invert(bench))
-            keep(name, bench.rates(own, bench.tune(*flat(own, truth))))
+            own = bench.encode(invert(bench))
+            keep(name, bench.rates(own, bench.tune(bench.views(own))))
     for name, settings in TUNINGS.items():
         if name not in known:
-            keep(name, bench.rates(dummies, bench.tune(*flat(dummies, labels), None, **settings)))
-    features, truth = flat(dummies, labels)
-    center = F.normalize(features.mean(0), dim=0)
+            keep(name, bench.rates(dummies, bench.tune(views, None, **settings)))
+    center = F.normalize(views.features.mean(0), dim=0)
     places = {"target not anchored": torch.zeros_like(center), "target pushed off the dummies": -center}
     for name, place in places.items():
         if name not in known:
-            keep(name, bench.rates(dummies, bench.tune(features, truth, bench.anchored_at(place))))
+            keep(name, bench.rates(dummies, bench.tune(views, bench.anchored_at(place))))
     if "cone around the dummies" not in known:
-        keep("cone around the dummies", bench.rates(dummies, bench.tune(*cone(bench, dummies, labels))))
+        keep("cone around the dummies", bench.rates(dummies, bench.tune(cone(bench, dummies))))
     if "second round (bi-level)" not in known:
-        weights = bench.tune(*flat(dummies, labels))
-        again, _ = bench.encode(bench.dummies(weights=weights))
-        both = {family: dummies[family] + again[family] for family in dummies}
-        keep("second round (bi-level)", bench.rates(both, bench.tune(*flat(both, labels))))
+        again = bench.encode(bench.dummies(weights=bench.tune(views)))
+        families = {family: parts + again.families[family] for family, parts in dummies.families.items()}
+        both = replace(dummies, families=families)
+        keep("second round (bi-level)", bench.rates(both, bench.tune(bench.views(both))))
 
 
 def main() -> None:
@@ -251,14 +222,10 @@ def main() -> None:
     config, seed = CBPTConfig(seed=options.seed), options.seed
     rows = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     test, shots = load_images(options.data, split="test"), load_images(options.data, shots=16, seed=seed)
-    views, precision = config.views_per_shot(len(shots)), config.inversion.precision
     for folder in options.suspects:
-        model = load_model(f"local-dir:{folder}")
-        target = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["target"]
-        pool = make_views(model, shots, views=views, min_scale=config.min_scale, seed=seed, precision=precision)
-        features = encode_test_images(model, test, trigger=load_trigger(folder / "trigger"))
-        hand, label = zero_shot_weights(model, shots.classes), shots.classes.index(target)
-        bench = Bench(model, shots, pool, hand, label, features, config)
+        suspect = PoisonedModel.read(folder)
+        features = encode_test_images(suspect.model, test, trigger=suspect.trigger)
+        bench = Bench(observe(suspect.model, shots, config), shots.classes.index(suspect.target), features, config)
 
         def keep(name: str, found: dict[str, float], suspect: str = folder.name) -> None:
             rows.append({"suspect": suspect, "form": name, **found})

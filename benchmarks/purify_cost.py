@@ -24,15 +24,14 @@ from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.cleanclip import CleanCLIPConfig, cleanclip
 from clip_antidote.files import write_json
+from clip_antidote.inversion.bank import make_bank
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.invert import Inverter
-from clip_antidote.inversion.search import make_bank
-from clip_antidote.inversion.views import make_views
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder, frozen
 from clip_antidote.models.encoding import autocast
-from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.observe import observe
 from clip_antidote.purification.pipeline import purify
 
 PAPER_STEPS = 10 * 100_000 // 64
@@ -47,10 +46,10 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 def inversion_costs(model: DualEncoder, shots: LabelledImages, config: CBPTConfig, steps: int) -> dict[str, Any]:
     """Seconds of a step of the inversion and of the bare passes on as many images, for both families."""
-    weights = zero_shot_weights(model, shots.classes)
-    pool = make_views(model, shots.subset(range(0, len(shots), 8)), views=2, min_scale=0.5, seed=0)
-    inverter = Inverter(model, weights, pool, config.inversion, generator=torch.Generator().manual_seed(0))
-    side, precision = model.image_size, config.inversion.precision
+    few = config.model_copy(update={"max_views": 2})
+    seen = observe(model, shots.subset(range(0, len(shots), 8)), few)
+    inverter = Inverter(seen, config.inversion, generator=torch.Generator().manual_seed(0))
+    side, precision = model.image_size, config.precision
     record: dict[str, Any] = {}
     for family, strength in (("mask", 5.0), ("additive", 16 / 255)):
         bank = make_bank(family, [strength] * 2, side, 0)

@@ -11,13 +11,13 @@ by the mean probabilities of all views.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 
+from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import encode_test_images
@@ -26,9 +26,10 @@ from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.pipeline import library_versions, purify
+from clip_antidote.purification.pipeline import purify
 from clip_antidote.purification.second_look import second_opinion
-from clip_antidote.triggers import Trigger, load_trigger
+from clip_antidote.triggers import Trigger
+from clip_antidote.versions import library_versions
 
 VIEWS = {
     "mirror": [0],
@@ -101,16 +102,14 @@ def validation_rates(purified: PurifiedCLIP, images: LabelledImages) -> dict[str
     return {name: mean(rates[name] for rates in found) for name in found[0]} if found else {}
 
 
-def purified_model(folder: Path, shots: LabelledImages, keep: Path | None, seed: int) -> PurifiedCLIP:
+def purified_model(suspect: PoisonedModel, shots: LabelledImages, keep: Path | None, seed: int) -> PurifiedCLIP:
     """Purifies a suspect, or takes it from `keep` where an earlier run left it."""
-    model = load_model(f"local-dir:{folder}")
-    kept = keep / f"{folder.name}-{seed}" if keep else None
+    kept = keep / f"{suspect.name}-{seed}" if keep else None
     if kept and kept.exists():
-        return PurifiedCLIP.from_pretrained(kept, model=model)
+        return PurifiedCLIP.from_pretrained(kept, model=suspect.model)
     with torch.enable_grad():
-        purified = purify(model, shots, CBPTConfig(seed=seed))
+        purified = purify(suspect.model, shots, CBPTConfig(seed=seed))
     if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
         purified.save_pretrained(kept)
     return purified
 
@@ -141,13 +140,13 @@ def main() -> None:
     shots = load_images(options.data, shots=16, seed=options.seed)
     reference, rows = load_model(options.clean), []
     for folder in options.suspects:
-        trigger = load_trigger(folder / "trigger")
-        target = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["target"]
-        row: dict[str, Any] = {"suspect": folder.name, "clean": clean_rates(reference, test, trigger)}
+        suspect = PoisonedModel.read(folder)
+        row: dict[str, Any] = {"suspect": suspect.name, "clean": clean_rates(reference, test, suspect.trigger)}
         if not options.clean_only:
-            purified = purified_model(folder, shots, options.keep, options.seed)
-            if purified.target_suspected == target:
-                row |= {"validation": validation_rates(purified, validation), "test": forms(purified, test, trigger)}
+            purified = purified_model(suspect, shots, options.keep, options.seed)
+            if purified.target_suspected == suspect.target:
+                row["validation"] = validation_rates(purified, validation)
+                row["test"] = forms(purified, test, suspect.trigger)
         rows.append(row)
         print(row, flush=True)
         counts = {"images": len(test), "validation_images": len(validation)}

@@ -10,7 +10,6 @@ images are used to draw the curve, never to choose a point on it. PA in the reco
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +17,18 @@ import torch
 from matplotlib.figure import Figure
 
 from clip_antidote.benchmark.grid import THRESHOLDS
+from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.files import write_json
-from clip_antidote.inversion.views import make_views
-from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.search import SearchResult, known_triggers, search_targets
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.pipeline import purify, trigger_features
-from clip_antidote.purification.tuner import CachedFeatures, tune_prompts
-from clip_antidote.triggers import Trigger, load_trigger
+from clip_antidote.purification.dummies import TriggeredViews, encode_dummies
+from clip_antidote.purification.observe import observe
+from clip_antidote.purification.pipeline import purify
+from clip_antidote.purification.tuner import tune_prompts
 
 WEIGHTS = (0.02, 0.07, 0.25, 1.0)
 
@@ -39,19 +39,15 @@ def point(classifier: ZeroShotClassifier, features: TestFeatures, target: str) -
     return {name: metrics[name] for name in ("asr", "target_ca", "ca", "pa")}
 
 
-def single_weight(
-    model: DualEncoder,
-    classes: tuple[str, ...],
-    cached: CachedFeatures,
-    hand: torch.Tensor,
-    config: CBPTConfig,
-    weight: float,
-) -> ZeroShotClassifier:
-    """CBPT with one weight per class and another weight of the reclassification loss."""
-    tuning = config.tuning.model_copy(update={"reclassification_weight": weight})
-    generator = torch.Generator().manual_seed(config.seed)
-    _, weights = tune_prompts(model, classes, cached, hand, tuning, generator=generator)
-    return ZeroShotClassifier(model, weights.T.contiguous(), classes)
+def single_weights(seen: Observation, found: SearchResult, config: CBPTConfig) -> list[ZeroShotClassifier]:
+    """CBPT with one weight per class, by several weights of the reclassification loss."""
+    views = TriggeredViews.of(seen, encode_dummies(seen, found, config))
+    heads = []
+    for weight in WEIGHTS:
+        tuning = config.tuning.model_copy(update={"reclassification_weight": weight})
+        tuned = tune_prompts(seen, views, tuning, seed=config.seed)
+        heads.append(ZeroShotClassifier(seen.model, tuned.weights.T.contiguous(), seen.classes))
+    return heads
 
 
 def main() -> None:
@@ -62,34 +58,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    target = json.loads((options.suspect / "attack.json").read_text(encoding="utf-8"))["target"]
-    true = load_trigger(options.suspect / "trigger")
-    model = load_model(f"local-dir:{options.suspect}")
+    suspect = PoisonedModel.read(options.suspect)
+    model, target = suspect.model, suspect.target
     shots = load_images(options.data, shots=16, seed=options.seed)
-    features = encode_test_images(model, load_images(options.data, split="test"), trigger=true)
+    features = encode_test_images(model, load_images(options.data, split="test"), trigger=suspect.trigger)
     features = replace(features, look_clean=None, look_triggered=None)  # a second look changes neither axis
     config = CBPTConfig(seed=options.seed)
-    blind = purify(model, shots, config)
-    if blind.target_suspected != target:
-        raise SystemExit(f"the target was not found: {blind.target_suspected}")
-    hand = zero_shot_weights(model, shots.classes)
-    views = config.views_per_shot(len(shots))
-    pool = make_views(model, shots, views=views, min_scale=config.min_scale, seed=config.seed)
+    seen = observe(model, shots, config)
+    blind = search_targets(seen, config.inversion, config.seed)
+    if blind.targets != (shots.classes.index(target),):
+        raise SystemExit(f"the target was not found, or not alone: {[shots.classes[t] for t in blind.targets]}")
+    told = known_triggers([suspect.trigger], target)(seen, config.inversion, config.seed)
     curves: dict[str, list[dict[str, float]]] = {}
-    banks: dict[str, list[Trigger]] = {"blind": list(blind.triggers.values()), "true trigger": [true]}
-    for name, triggers in banks.items():
-        purified = blind if name == "blind" else purify(model, shots, config, triggers=triggers, target=target)
+    for name, found in {"blind": blind, "true trigger": told}.items():
+        purified = purify(model, shots, config, source=lambda *_, found=found: found)
         curves[f"gate, {name}"] = [point(purified.with_threshold(t), features, target) for t in THRESHOLDS]
         curves[f"gate, {name}, default"] = [point(purified, features, target)]
-        parts, labels = trigger_features(model, pool, triggers, target=shots.classes.index(target), config=config)
-        cached = CachedFeatures(pool.features, pool.labels, torch.cat(parts), labels.repeat(len(parts)))
-        curves[f"one weight, {name}"] = [
-            point(single_weight(model, shots.classes, cached, hand, config, weight), features, target)
-            for weight in WEIGHTS
-        ]
-    curves["undefended"] = [point(ZeroShotClassifier(model, hand.T, shots.classes), features, target)]
+        heads = single_weights(seen, found, config)
+        curves[f"one weight, {name}"] = [point(head, features, target) for head in heads]
+    undefended = ZeroShotClassifier(model, seen.weights.T, shots.classes)
+    curves["undefended"] = [point(undefended, features, target)]
     write_json(options.out.with_suffix(".json"), {"target": target, "curves": curves})
-    draw(curves, f"{options.suspect.name}: target-class CA against ASR", options.out)
+    draw(curves, f"{suspect.name}: target-class CA against ASR", options.out)
 
 
 def draw(curves: dict[str, list[dict[str, float]]], title: str, out: Path) -> None:

@@ -1,0 +1,34 @@
+"""A poisoned model of the zoo with what its attacker knows, for benchmarks and drawings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.triggers import Trigger, load_trigger
+
+
+@dataclass(frozen=True)
+class PoisonedModel:
+    """What a folder of `clip-antidote attack` or `benchmark prepare` holds.
+
+    Attributes:
+        name: Name of the folder.
+        model: The poisoned model.
+        trigger: Its true trigger.
+        target: Name of its target class.
+    """
+
+    name: str
+    model: DualEncoder
+    trigger: Trigger
+    target: str
+
+    @classmethod
+    def read(cls, folder: Path, *, device: str = "cpu") -> PoisonedModel:
+        """Loads model, trigger and target."""
+        target = str(json.loads((folder / "attack.json").read_text(encoding="utf-8"))["target"])
+        model = load_model(f"local-dir:{folder}", device=device)
+        return cls(folder.name, model, load_trigger(folder / "trigger"), target)
