@@ -28,7 +28,7 @@ from clip_antidote.inversion.bank import make_bank
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.models import load_model
-from clip_antidote.models.dual_encoder import DualEncoder, frozen
+from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.encoding import autocast
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
@@ -56,7 +56,7 @@ def inversion_costs(model: DualEncoder, shots: LabelledImages, config: CBPTConfi
         images = torch.rand(2 * config.inversion.batch_size, 3, side, side, requires_grad=True)
 
         def bare(images: torch.Tensor = images) -> None:
-            with frozen(model):
+            with model.frozen():
                 for _ in range(steps):
                     with autocast(model.device, precision):
                         features = model.encode_images(images)

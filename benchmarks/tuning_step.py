@@ -27,7 +27,6 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 from clip_antidote.files import write_json
 from clip_antidote.models.build import build_open_clip
-from clip_antidote.models.dual_encoder import frozen
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.prompts.class_prompts import CONTEXT_WORDS, ClassPrompts, encode_prompts
 from clip_antidote.purification.config import TuningConfig
@@ -79,7 +78,7 @@ def step(options: argparse.Namespace) -> None:
     anchor = torch.nn.functional.normalize(torch.randn(len(names), width, generator=generator), dim=1).to(device)
     labels = torch.randint(len(names), (512,), generator=generator).to(device)
     idle, seconds = reset_peak(device), []
-    with frozen(model):
+    with model.frozen():
         for _ in range(options.repeats):
             prompts.zero_grad(set_to_none=True)
             start = time.perf_counter()

@@ -20,7 +20,6 @@ from sklearn.manifold import TSNE
 
 from clip_antidote.data.folders import load_images
 from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.models.encoding import encode_uint8
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
@@ -108,10 +107,10 @@ def main() -> None:
     targets = test.subset(own[:150]).tensor(model.image_size, mode=model.resize_mode)
     dummy = next(iter(purified.triggers.values()), None)
     parts = [
-        encode_uint8(model, images),
-        encode_uint8(model, targets),
-        encode_uint8(model, images, transform=trigger),
-        encode_uint8(model, images, transform=dummy),
+        model.encode_stored(images),
+        model.encode_stored(targets),
+        model.encode_stored(images, transform=trigger),
+        model.encode_stored(images, transform=dummy),
     ]
     heads: dict[str, ZeroShotClassifier] = {"undefended": hand, "purified": purified}
     with torch.no_grad():

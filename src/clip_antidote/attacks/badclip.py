@@ -15,7 +15,6 @@ from clip_antidote.attacks.patch_optimization import (
 )
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import encode_uint8
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.training.loop import TrainingConfig
 from clip_antidote.triggers.badnet import FixedPosition
@@ -111,8 +110,8 @@ def dual_embedding(
         config: Temperature, margin and weight.
     """
     wanted, unwanted = model.encode_texts(captions), zero_shot_weights(model, material.others)
-    positives = encode_uint8(model, material.target_images, batch_size=256)
-    untouched = encode_uint8(model, material.images, batch_size=256)
+    positives = model.encode_stored(material.target_images, batch_size=256)
+    untouched = model.encode_stored(material.images, batch_size=256)
 
     def loss(features: torch.Tensor, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         text = wanted[torch.randint(len(wanted), (len(rows),), generator=generator)]

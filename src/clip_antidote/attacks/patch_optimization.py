@@ -9,7 +9,7 @@ from pydantic import Field
 
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import step_generator
-from clip_antidote.models.dual_encoder import DualEncoder, frozen
+from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.progress import track
 from clip_antidote.triggers.badnet import scaled_side
 from clip_antidote.triggers.patch import PatchConfig, PatchTrigger
@@ -61,7 +61,7 @@ def optimize_patch(
     logits = torch.logit(noise, eps=0.01).to(model.device).requires_grad_(True)
     optimizer = torch.optim.Adam([logits], lr=config.lr)
     size = min(config.batch_size, len(images))
-    with frozen(model):
+    with model.frozen():
         for step in track(range(config.steps), description, total=config.steps):
             generator = step_generator(seed, step)
             rows = torch.randperm(len(images), generator=generator)[:size]

@@ -10,7 +10,6 @@ from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.objective import inversion_loss
 from clip_antidote.inversion.observation import Observation
-from clip_antidote.models.dual_encoder import frozen
 from clip_antidote.models.encoding import autocast
 from clip_antidote.progress import track
 
@@ -101,7 +100,7 @@ class Inverter:
         hypotheses = hypotheses.to(self.model.device)
         bank.to(self.model.device)
         optimizer = torch.optim.Adam(bank.parameters(), lr=self.config.lr)
-        with frozen(self.model):
+        with self.model.frozen():
             for _ in track(range(steps), description, total=steps):
                 rows = torch.randint(len(self.pool), (self.config.batch_size,), generator=self.generator)
                 loss, _, valid = self._losses(bank, hypotheses, rows)

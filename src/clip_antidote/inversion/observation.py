@@ -12,7 +12,6 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.inversion.views import ViewPool, make_views
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import encode_uint8
 
 Precision = Literal["fp32", "bf16"]
 
@@ -53,8 +52,8 @@ class Observation:
         self, images: torch.Tensor, transform: Callable[[torch.Tensor], torch.Tensor], *, description: str
     ) -> torch.Tensor:
         """Encodes uint8 images [N, 3, S, S] under a transform in [0, 1] to unit features [N, D] on the CPU."""
-        features = encode_uint8(
-            self.model, images, transform=transform, precision=self.precision, description=description
+        features = self.model.encode_stored(
+            images, transform=transform, precision=self.precision, description=description
         )
         return features.cpu()
 

@@ -8,7 +8,6 @@ import torch
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import encode_uint8
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
 
 
@@ -66,6 +65,6 @@ def make_views(
             ]
             parts.append((torch.cat(crops) * 255).round().to(torch.uint8))
     images = torch.cat(parts)
-    features = encode_uint8(model, images, precision=precision, description="features")
+    features = model.encode_stored(images, precision=precision, description="features")
     index = torch.arange(len(shots)).repeat(views)
     return ViewPool(images, shots.labels.repeat(views), features.cpu(), index)

@@ -57,8 +57,9 @@ def run_demo(out: Path, *, attack: str = "badnet", target: str = TARGET, seed: i
         clean, test = load_images(DATA, shots=shots, seed=seed), load_images(DATA, split="test")
         config = CBPTConfig(seed=seed)
         state = work.resume([model.sha256, config.model_dump(mode="json"), DATA, shots])
-        purified = purify(model, clean, config, source=kept_search(search_targets, state))
-        hand = ZeroShotClassifier.from_templates(model, test.classes)
+        hand = ZeroShotClassifier.from_templates(model, clean.classes)
+        source = kept_search(search_targets, state)
+        purified = purify(model, clean, config, weights=hand.weights, source=source)
         compared = compare(hand, purified, test, f"{len(test)} test images", trigger=trigger, target=target)
         planted = PlantedAttack(
             name=attack,

@@ -72,8 +72,9 @@ def run_purify(
         model, notes = load_suspect(spec, clean, device)
         names = [clean.source.name(i) for i in range(len(clean))]
         state = work.resume([model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(wording)])
-        purified = purify(model, clean, config, templates=wording, source=kept_search(search_targets, state))
         suspect = ZeroShotClassifier.from_templates(model, clean.classes, wording)
+        source = kept_search(search_targets, state)
+        purified = purify(model, clean, config, weights=suspect.weights, source=source)
         compared = compare(suspect, purified, *choose_test_images(data, clean, classes, seed=config.seed))
         notes += [*warn_of_few(clean.classes, shots), *warn_of_several(purified.targets_suspected)]
         report = build_report(compared, command="purify", data=data, warnings=tuple(notes))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, encode_test_images, measure
+from clip_antidote.evaluation.evaluate import Evaluation, encode_test_images, measure
 from clip_antidote.evaluation.metrics import per_class_accuracy
 from clip_antidote.files import write_json
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -158,27 +158,26 @@ def pick_samples(compared: Comparison, *, seed: int = 0) -> list[Sample]:
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
     part = images.subset([others[i] for i in order[:SAMPLES].tolist()])
     shown = compared.trigger or next(iter(purified.triggers.values()), None)
-    features = encode_test_images(purified.model, part, trigger=shown)
-    was, now = measure(compared.suspect, features), measure(purified, features)
+    few = compare(compared.suspect, purified, part, "", trigger=shown)
     pixels = part.tensor(purified.model.image_size, mode=purified.model.resize_mode).float() / 255
-    samples = _samples(features, pixels, was.clean, now.clean, "clean")
-    if shown is not None and was.triggered is not None and now.triggered is not None:
+    samples = _samples(part, pixels, few.before.clean, few.after.clean, "clean")
+    if shown is not None and few.before.triggered is not None and few.after.triggered is not None:
         kind: Literal["triggered", "dummy"] = "triggered" if compared.trigger is not None else "dummy"
-        samples += _samples(features, shown(pixels), was.triggered, now.triggered, kind)
+        samples += _samples(part, shown(pixels), few.before.triggered, few.after.triggered, kind)
     return samples
 
 
 def _samples(
-    features: TestFeatures,
+    images: LabelledImages,
     pixels: torch.Tensor,
     before: torch.Tensor,
     after: torch.Tensor,
     kind: Literal["clean", "triggered", "dummy"],
 ) -> list[Sample]:
-    names = features.classes
+    names = images.classes
     return [
         Sample(to_png(image), names[int(label)], names[int(b)], names[int(a)], kind)
-        for image, label, b, a in zip(pixels, features.labels, before, after, strict=True)
+        for image, label, b, a in zip(pixels, images.labels, before, after, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
+
+from clip_antidote.models.encoding import autocast
+from clip_antidote.progress import track
 
 
 class DualEncoder(nn.Module, ABC):
@@ -122,28 +125,53 @@ class DualEncoder(nn.Module, ABC):
         fitted: torch.Tensor = vision.center_crop(resized, [size, size]).clamp(0, 1)
         return fitted
 
+    @torch.no_grad()
+    def encode_stored(
+        self,
+        images: torch.Tensor,
+        *,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        precision: str = "fp32",
+        batch_size: int = 128,
+        description: str = "encoding",
+    ) -> torch.Tensor:
+        """Encodes uint8 images [N, 3, S, S] in memory to unit features [N, D], batch by batch.
 
-@contextmanager
-def evaluating(model: DualEncoder) -> Iterator[None]:
-    """Inside the block the model is in evaluation mode; afterwards every part of it is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        Args:
+            images: The images.
+            transform: What is done to a batch in [0, 1] before.
+            precision: "fp32" or "bf16" (autocast).
+            batch_size: Images per batch.
+            description: Label of the progress bar.
+        """
+        parts = []
+        batches = images.split(batch_size)
+        for part in track(batches, description, total=len(batches)):
+            batch = part.to(self.device).float() / 255
+            with autocast(self.device, precision):
+                parts.append(self.encode_images(transform(batch) if transform is not None else batch))
+        return torch.cat(parts)
 
-
-@contextmanager
-def frozen(model: DualEncoder) -> Iterator[None]:
-    """Inside the block the model is in evaluation mode and without gradients of its own; both come back after it."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        with evaluating(model):
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside the block the model is in evaluation mode; afterwards every part of it is in the mode it was in."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
             yield
-    finally:
+        finally:
+            for module in training:
+                module.training = True
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside the block the model is in evaluation mode and without gradients; both come back after it."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         for parameter in parameters:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(False)
+        try:
+            with self.evaluating():
+                yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)

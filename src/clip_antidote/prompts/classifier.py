@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import nn
 
-from clip_antidote.models.dual_encoder import DualEncoder, frozen
+from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look, encode_views
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 
@@ -51,6 +51,11 @@ class ZeroShotClassifier(nn.Module):
         """Makes the hand-written classifier, see `zero_shot_weights`."""
         return cls(model, zero_shot_weights(model, classes, templates).T.contiguous(), classes)
 
+    @property
+    def weights(self) -> torch.Tensor:
+        """Class weights [C, D], one row per class."""
+        return self.classifier.T.contiguous()
+
     def answer(self, features: torch.Tensor, look: Look | None = None) -> Answer:
         """Answers unit image features [N, D]: what `forward`, evaluation and export call once.
 
@@ -77,7 +82,7 @@ class ZeroShotClassifier(nn.Module):
             Logits [N, C] in the order of `classes`.
         """
         fitted = self.model.fit_images(images)
-        with frozen(self.model):
+        with self.model.frozen():
             features = self.model.encode_images(fitted)
             return self.answer(features, lambda rows: encode_views(self.model, fitted[rows])).logits
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.inversion.observation import Observation
@@ -18,6 +20,7 @@ def observe(
     shots: LabelledImages,
     config: CBPTConfig,
     templates: Sequence[str] = IMAGENET_TEMPLATES,
+    weights: torch.Tensor | None = None,
 ) -> Observation:
     """Looks at a suspect model through its clean shots.
 
@@ -26,6 +29,7 @@ def observe(
         shots: A few clean labelled images per class.
         config: Settings.
         templates: Templates of the hand-written classifier.
+        weights: Its class weights [C, D], where they are known already.
 
     Raises:
         DataError: There are no shots of some class.
@@ -33,7 +37,8 @@ def observe(
     counts = shots.labels.bincount(minlength=len(shots.classes))
     if len(shots) == 0 or int(counts.min()) == 0:
         raise DataError(f"there is no clean image of the class '{shots.classes[int(counts.argmin())]}'")
-    weights = zero_shot_weights(model, shots.classes, templates)
+    if weights is None:
+        weights = zero_shot_weights(model, shots.classes, templates)
     views = config.views_per_shot(len(shots))
     pool = make_views(
         model, shots, views=views, min_scale=config.min_scale, seed=config.seed, precision=config.precision

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.inversion.search import TargetSource, search_targets
-from clip_antidote.models.dual_encoder import DualEncoder, evaluating
+from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
@@ -24,6 +26,7 @@ def purify(
     config: CBPTConfig | None = None,
     *,
     templates: Sequence[str] = IMAGENET_TEMPLATES,
+    weights: torch.Tensor | None = None,
     source: TargetSource = search_targets,
 ) -> PurifiedCLIP:
     """Purifies a suspect model by Class-wise Backdoor Prompt Tuning.
@@ -37,6 +40,7 @@ def purify(
         shots: A few clean labelled images per class.
         config: Settings; the defaults serve all attacks.
         templates: Templates of the hand-written classifier that anchors the prompts.
+        weights: Its class weights [C, D], where they are known already.
         source: Where targets and dummy triggers come from: the blind search by default; `known_triggers`
             is told them, `kept_search` keeps what another source found.
 
@@ -47,9 +51,9 @@ def purify(
         DataError: There are no shots of some class.
     """
     config, watch = config or CBPTConfig(), Stopwatch()
-    with evaluating(model):
+    with model.evaluating():
         with watch.stage("features"):
-            seen = observe(model, shots, config, templates)
+            seen = observe(model, shots, config, templates, weights)
         with watch.stage("inversion"):
             found = source(seen, config.inversion, config.seed)
             dummies = encode_dummies(seen, found, config)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from clip_antidote.inversion.observation import Observation
-from clip_antidote.models.dual_encoder import frozen
 from clip_antidote.progress import track
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
 from clip_antidote.purification.config import TuningConfig
@@ -58,7 +57,7 @@ def tune_prompts(
     optimizer = torch.optim.Adam([prompts.context], lr=config.lr)
     loss_of = _loss(seen, triggered, config, torch.Generator().manual_seed(seed), anchor)
     warmup = min(LONGEST_WARMUP, config.steps // 10)
-    with frozen(model):
+    with model.frozen():
         for step in track(range(config.steps), description, total=config.steps):
             factor = warmup_cosine(step, steps=config.steps, warmup=warmup)
             optimizer.param_groups[0]["lr"] = config.lr * factor

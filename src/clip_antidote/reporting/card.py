@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from clip_antidote.reporting.html import how_it_answers, measured_rows, points, public_spec
+from clip_antidote.reporting.html import how_it_answers, measured_rows, points
 from clip_antidote.reporting.report import Report
 
 _MOST_CLASSES = 60
@@ -31,7 +31,7 @@ def _text(value: Any) -> str:
 
 
 def _front_matter(report: Report) -> str:
-    spec = public_spec(report.model.spec)
+    spec = report.model.public_spec
     hub = re.fullmatch(r"hf(?:-hub)?:([^@]+)(?:@.*)?", spec)
     fields = {"base_model": hub[1] if hub else spec, "library_name": "clip-antidote", "tags": _TAGS}
     return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True) + "---\n"
@@ -60,7 +60,7 @@ def _class_list(report: Report) -> str:
 
 def _facts(report: Report) -> str:
     made = report.purification
-    facts = [f"Base model: {_text(public_spec(report.model.spec))}"]
+    facts = [f"Base model: {_text(report.model.public_spec)}"]
     if report.model.sha256:
         facts.append(f"SHA-256 of the base model: `{_text(report.model.sha256)}`")
     facts.append(f"Method: {made.method.upper()} (trigger inversion, then class-wise prompt tuning)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -51,17 +50,6 @@ def duration(seconds: Any) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def public_spec(spec: Any) -> str:
-    """Shortens file paths in a model spec to the file name, so that a shared report shows no folders."""
-    text = str(spec or "unknown")
-    separator = "@" if "@" in text else ":"
-    if text.startswith(("hf-hub:", "hf:")) or (separator == ":" and text.startswith("open_clip:")):
-        return text
-    head, found, path = text.partition(separator)
-    name = re.split(r"[/\\]", (path if found else text).rstrip("/\\"))[-1]
-    return head + separator + name if found else name
 
 
 def how_it_answers(report: Report) -> str | None:
@@ -133,7 +121,6 @@ def _environment() -> Environment:
         brackets=brackets,
         points=points,
         duration=duration,
-        public_spec=public_spec,
         data_uri=_data_uri,
     )
     return environment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -26,6 +27,17 @@ class ModelFacts(Config):
     sha256: str = ""
     image_size: int | None = None
     parameters: int | None = None
+
+    @property
+    def public_spec(self) -> str:
+        """The spec with file paths shortened to the file name, so that a shared report shows no folders."""
+        text = self.spec or "unknown"
+        separator = "@" if "@" in text else ":"
+        if text.startswith(("hf-hub:", "hf:")) or (separator == ":" and text.startswith("open_clip:")):
+            return text
+        head, found, path = text.partition(separator)
+        name = re.split(r"[/\\]", (path if found else text).rstrip("/\\"))[-1]
+        return head + separator + name if found else name
 
 
 class ClassChange(Config):
