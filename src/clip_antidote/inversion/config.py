@@ -21,7 +21,7 @@ class InversionConfig(Config):
         screen_bound: Largest change of a pixel of additive dummies while hypotheses are compared.
         sparsities: λ of the masks in the final bank, one dummy each.
         bounds: Largest change of a pixel of the additive dummies in the final bank, one dummy each.
-        shortlist: How many classes are tried as target, lowest text–image alignment first.
+        shortlist: How many classes are tried as target, those whose text and images disagree most first.
         screen_steps: Steps given to every hypothesis of the shortlist.
         final_steps: Steps given to the final bank of the suspected target.
         score_threshold: A class is reported as the target above this evidence (−log10 of what chance would do).

@@ -32,7 +32,7 @@ ACTIVATION_IMAGES = 512
 """Shots that tell whether the activation of the model is the right one."""
 
 FEWEST_SHOTS = 4
-"""With fewer images per class, the wrong class was named in our measurements (docs/results.md, fewer shots)."""
+"""With fewer images per class a target may be missed and much of the ASR stay (docs/results.md, fewer shots)."""
 
 
 def purify_settings(file: Path | None = None, *, seed: int | None = None) -> CBPTConfig:

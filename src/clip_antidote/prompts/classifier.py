@@ -63,10 +63,14 @@ class ZeroShotClassifier(nn.Module):
             features: Unit features.
             look: Gives a second look at the images; not needed here, but by heads that ask for it.
         """
-        logits = self.model.logit_scale * features.to(self.classifier) @ self.classifier
-        bias = self.model.logit_bias
-        logits = logits if bias is None else logits + bias
+        scale = self.model.logit_scale.detach()
+        logits = self.biased(scale * features.to(self.classifier) @ self.classifier)
         return Answer(logits, torch.zeros_like(logits[:, 0], dtype=torch.bool))
+
+    def biased(self, logits: torch.Tensor) -> torch.Tensor:
+        """Adds the bias that sigmoid models have."""
+        bias = self.model.logit_bias
+        return logits if bias is None else logits + bias.detach()
 
     def logits(self, features: torch.Tensor, look: Look | None = None) -> torch.Tensor:
         """Logits [N, C] of unit image features [N, D], see `answer`."""

@@ -106,16 +106,15 @@ class PurifiedCLIP(ZeroShotClassifier):
         tuned = super().answer(features)
         if self.guard is None:
             return tuned
+        scale = self.model.logit_scale.detach()
         clean, called, triggered = self.guard.decide(features.to(self.classifier))
         logits = tuned.logits.scatter(1, called[:, None], tuned.logits.amin(dim=1, keepdim=True) - 1)
         if look is not None and self.second_look and (torch.compiler.is_exporting() or bool(triggered.any())):
             stopped = triggered.nonzero().flatten()
             views = look(stopped).to(self.classifier)
-            opinion = second_opinion(views, self.classifier, called[stopped], self.model.logit_scale)
+            opinion = second_opinion(views, self.classifier, called[stopped], scale)
             logits = logits.index_copy(0, stopped, opinion.to(logits))
-        clean = self.model.logit_scale * clean
-        bias = self.model.logit_bias
-        return Answer(torch.where(triggered[:, None], logits, clean if bias is None else clean + bias), triggered)
+        return Answer(torch.where(triggered[:, None], logits, self.biased(scale * clean)), triggered)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the artefact folder, whole or not at all; see `write_artefact`.

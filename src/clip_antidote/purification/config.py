@@ -54,7 +54,7 @@ class GateConfig(Config):
         repair: How far the target's text is moved to what the other classes predict, from 0 to 1.
         ridge: Regularization of the maps between texts and images.
         shrinkage: Share of the identity in the scatter matrix.
-        second_look: Whether images that the gate stops are answered by other views of them, which encodes ten
+        second_look: Whether images that the gate stops are answered by other views of them, which encodes 21
             more images for each; without it, by the tuned prompts.
     """
 

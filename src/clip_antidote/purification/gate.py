@@ -2,8 +2,8 @@
 
 One weight per class has to accept the target's clean images and to reject the whole triggered region
 with the same vector, and pays with the target class. The gate splits the two: prompts tuned on clean
-images classify; what they call the target is looked at again by a linear discriminant, and classified
-by the CBPT prompts, the target left out, where it looks triggered.
+images classify; what they call the target is looked at again by a linear discriminant, and what looks
+triggered to it is answered by the second look, or the CBPT prompts, the target left out.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _direction(
 ) -> torch.Tensor:
     """Fisher's discriminant [D] between the target's clean views and one family of dummies.
 
-    S⁻¹·(m_t − m̃ − residual·pull): the means are unit vectors, since dummies are more collapsed than
+    −S⁻¹·(norm(m̃ − m_t) + residual·pull): the means are unit vectors, since dummies are more collapsed than
     real triggers; S averages the scatter of the target's views, of the dummies and within all classes,
     the first, which few shots give, with a third of the weight of the others.
     """
