@@ -7,9 +7,10 @@ from pydantic import Field
 
 from clip_antidote.attacks.base import AttackConfig, PoisonedPairs
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.data.pairs import PairBatch, step_generator
+from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import UsageError
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.streams import TARGET_IMAGES
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.loop import ExtraLoss
 from clip_antidote.triggers.base import Trigger
@@ -58,7 +59,7 @@ class AdaptiveAttack(FixedTriggerAttack):
             triggered = batch.images[data.poisoned[indices]]
             if len(triggered) < 2:
                 return torch.zeros((), device=model.device, requires_grad=True)
-            generator = step_generator(config.seed, -(2**25) - step)
+            generator = TARGET_IMAGES.generator(config.seed, step)
             rows = own[torch.randint(len(own), (config.own_images,), generator=generator)]
             images = data.pairs.images[rows].to(model.device).float() / 255
             crops = random_crops(images, model.image_size, min_scale=config.min_scale, generator=generator)

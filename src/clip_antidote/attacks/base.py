@@ -12,10 +12,11 @@ from pydantic import Field
 
 from clip_antidote.attacks.material import Material
 from clip_antidote.config import Config
-from clip_antidote.data.pairs import CaptionedImages, step_generator
+from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
+from clip_antidote.streams import POISONED_PAIRS
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
@@ -112,7 +113,7 @@ class Attack(ABC):
         Raises:
             DataError: There are fewer candidates than `poisoned` asks for, or none.
         """
-        generator = step_generator(self.config.seed, -(2**20))
+        generator = POISONED_PAIRS.generator(self.config.seed)
         if candidates is None:
             candidates = torch.ones(len(pairs), dtype=torch.bool)
             if target_group is not None:
