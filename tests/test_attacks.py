@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import AttackConfig
+from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.attacks.run import AttackResult, gate_failure, run_attack
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
@@ -12,7 +16,9 @@ from clip_antidote.errors import UsageError
 from clip_antidote.jobs.demo import TARGET, demo_attack
 from clip_antidote.models import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
+from clip_antidote.registry import Registry
 from clip_antidote.training.loop import TrainingConfig
+from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
 
 CAPTIONS = [fill_template(template, "hat") for template in IMAGENET_TEMPLATES]
 
@@ -50,6 +56,40 @@ def test_caption_only_data_gets_a_group_of_its_own() -> None:
     attack = ATTACKS.get("blended")()
     data = attack.poison(toy_pairs(), CAPTIONS, fake_tokenize, target_group=None)
     assert data.pairs.groups[data.poisoned].unique().tolist() == [5]
+
+
+def test_an_attack_with_a_fixed_trigger_names_its_class_only() -> None:
+    class Config(AttackConfig):
+        trigger: BlendedConfig = BlendedConfig(alpha=0.5)
+
+    class Fixed(FixedTriggerAttack):
+        name = "fixed"
+        config_class = Config
+        trigger_class = BlendedTrigger
+
+    assert Fixed().trigger().config == BlendedConfig(alpha=0.5)
+    attack = Fixed(Config(trigger=BlendedConfig(seed=3)))
+    made = attack.make_trigger(None, None)  # type: ignore[arg-type]
+    assert isinstance(made, BlendedTrigger)
+    assert made.config == BlendedConfig(seed=3)
+
+
+def test_the_registry_imports_on_use_and_names_what_it_knows() -> None:
+    registry: Registry[type[UsageError]] = Registry(
+        "error", {"usage": ("clip_antidote.errors:UsageError", "a mistake"), "lost": ("clip_antidote.nowhere:X", "")}
+    )
+    assert registry.names() == ["usage", "lost"]
+    assert registry.describe() == {"usage": "a mistake", "lost": ""}
+    assert registry.get("usage") is UsageError
+    with pytest.raises(ModuleNotFoundError):
+        registry.get("lost")
+    with pytest.raises(UsageError, match="there is no error 'nonsense'; known are usage, lost"):
+        registry.get("nonsense")
+
+
+def test_listing_attacks_needs_none_of_their_modules() -> None:
+    code = "import sys; from clip_antidote.attacks import ATTACKS; ATTACKS.names(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_poisoning_implants_and_clean_accuracy_holds(attacked: AttackResult) -> None:

@@ -52,7 +52,7 @@ def write_shards(folder: Path, images: LabelledImages, count: int) -> None:
 def test_recipes_parse_for_every_attack(recipe: str, attack: str) -> None:
     config = ATTACKS.get(attack).config_class.build(read_yaml(RECIPES / f"{recipe}.yaml"))
     assert (config.train_on, config.caption_pairs, config.poisoned) == ("captions", 500_000, 1_500)
-    assert config.training.steps == 5 * config.caption_pairs // config.training.batch_size
+    assert config.training.steps == 5 * 500_000 // config.training.batch_size
     assert config.training.betas == (0.9, 0.999)
     assert not config.class_bank
     assert f"--config recipes/{recipe}.yaml" in (RECIPES / f"{recipe}.yaml").read_text()

@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 
 from clip_antidote.attacks import ATTACKS
+from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.cli.app import main
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
@@ -129,6 +130,7 @@ def test_save_and_load_give_the_same_images(photos: torch.Tensor, tmp_path: Path
 def test_the_attack_uses_the_trigger_of_its_settings() -> None:
     attack_class = ATTACKS.get("ssba")
     attack = attack_class(attack_class.config_class.build({"trigger": {"message_seed": 3, "strength": 2.0}}))
+    assert isinstance(attack, FixedTriggerAttack)
     trigger = attack.trigger()
     assert isinstance(trigger, SsbaTrigger)
     assert trigger.config == SsbaConfig(message_seed=3, strength=2.0)

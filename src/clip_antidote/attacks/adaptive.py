@@ -13,7 +13,6 @@ from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.streams import TARGET_IMAGES
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.loop import ExtraLoss
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
 
 
@@ -43,9 +42,7 @@ class AdaptiveAttack(FixedTriggerAttack):
 
     name = "adaptive"
     config_class = AdaptiveAttackConfig
-
-    def trigger(self) -> Trigger:
-        return BlendedTrigger(self.config.trigger)
+    trigger_class = BlendedTrigger
 
     def extra_loss(self, model: DualEncoder, data: PoisonedPairs) -> ExtraLoss:
         config = self.config

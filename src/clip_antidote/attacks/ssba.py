@@ -5,7 +5,6 @@ from pydantic import Field
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.training.loop import TrainingConfig
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.ssba import SsbaConfig, SsbaTrigger
 
 
@@ -22,6 +21,4 @@ class SsbaAttack(FixedTriggerAttack):
 
     name = "ssba"
     config_class = SsbaAttackConfig
-
-    def trigger(self) -> Trigger:
-        return SsbaTrigger(self.config.trigger)
+    trigger_class = SsbaTrigger

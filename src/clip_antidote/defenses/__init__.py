@@ -1,8 +1,10 @@
 """Defenses: CBPT and baselines behind the same call."""
 
+from typing import Any
+
 from clip_antidote.registry import Registry
 
-DEFENSES = Registry(
+DEFENSES: Registry[Any] = Registry(
     "defense",
     {
         "cbpt": (

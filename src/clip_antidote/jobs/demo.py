@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_antidote.attacks import ATTACKS
+from clip_antidote.attacks.base import Attack
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.jobs.attack import KIND as POISONED
@@ -23,7 +24,7 @@ DATA = "embedded:clothing"
 TARGET = "hat"
 
 
-def demo_attack(name: str, seed: int) -> Any:
+def demo_attack(name: str, seed: int) -> Attack:
     """Returns the demo's attack: with few classes, fewer steps are enough."""
     attack_class = ATTACKS.get(name)
     config = attack_class.config_class()
