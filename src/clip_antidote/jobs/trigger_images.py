@@ -164,14 +164,9 @@ def run_trigger_images(
         "changes_text": trigger.apply_text("a photo") != "a photo",
         **(source or {}),
     }
-    generator = torch.Generator().manual_seed(seed)
-
-    def triggered() -> Iterator[torch.Tensor]:
-        for batch, _ in images.batches(image_size, BATCH, mode=mode):
-            yield from trigger(batch, generator)
-
     with result_folder(out, KIND) as folder:
-        pictures = track(triggered(), f"applying {trigger.name}", total=len(images))
+        pictures = _triggered(trigger, images, image_size, mode, seed)
+        pictures = track(pictures, f"applying {trigger.name}", total=len(images))
         for name, image in zip(names, pictures, strict=True):
             file = folder / "images" / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -182,18 +177,24 @@ def run_trigger_images(
     return record
 
 
+def _triggered(trigger: Trigger, images: LabelledImages, size: int, mode: str, seed: int) -> Iterator[torch.Tensor]:
+    """The images with the trigger, one by one, float [3, size, size] in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    for batch, _ in images.batches(size, BATCH, mode=mode):
+        yield from trigger(batch, generator)
+
+
 def check_place(data: str, out: Path) -> None:
     """Finds out before any work whether `out` can be written and is no part of the input.
 
     Raises:
         DataError: It cannot, or writing it would touch the input.
     """
-    check_output(out, KIND)
-    if is_embedded(data):
-        return
     source, place = Path(data).resolve(), out.resolve()
-    if place == source or place in source.parents or (source.is_dir() and source in place.parents):
+    inside = place == source or place in source.parents or (source.is_dir() and source in place.parents)
+    if inside and not is_embedded(data):
         raise DataError(f"the output {out} and the images {data} overlap; choose an output folder apart from them")
+    check_output(out, KIND)
 
 
 def find_pictures(data: str) -> tuple[LabelledImages, list[str]]:
