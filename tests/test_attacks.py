@@ -9,10 +9,16 @@ import torch
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.attacks.run import AttackResult, gate_failure, run_attack
+from clip_antidote.attacks.implant import Implant
+from clip_antidote.attacks.implant_check import implant_failure
+from clip_antidote.attacks.measuring import Measured
+from clip_antidote.attacks.run import AttackResult, run_attack
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import UsageError
+from clip_antidote.evaluation.evaluate import Evaluation
+from clip_antidote.evaluation.intervals import Rate
+from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.jobs.demo import TARGET, demo_attack
 from clip_antidote.models import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
@@ -93,7 +99,7 @@ def test_listing_attacks_needs_none_of_their_modules() -> None:
 
 
 def test_poisoning_implants_and_clean_accuracy_holds(attacked: AttackResult) -> None:
-    clean, poisoned = attacked.clean.metrics, attacked.poisoned.metrics
+    clean, poisoned = attacked.before.metrics, attacked.after.metrics
     assert clean.asr is not None
     assert poisoned.asr is not None
     assert poisoned.asr_floor is not None
@@ -101,19 +107,44 @@ def test_poisoning_implants_and_clean_accuracy_holds(attacked: AttackResult) -> 
     assert poisoned.asr.value >= 0.9
     assert poisoned.asr_floor.value < 0.15, "without the trigger the poisoned model behaves"
     assert poisoned.ca.value >= clean.ca.value - 0.03
-    assert gate_failure(demo_attack("badnet", 0), attacked) is None
+    assert implant_failure(demo_attack("badnet", 0), attacked) is None
 
 
-def test_the_gate_refuses_an_attack_that_did_not_take(
+def test_the_implant_check_refuses_an_attack_that_did_not_take(
     tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
 ) -> None:
     attack = ATTACKS.get("blended")(
         ATTACKS.get("blended").config_class(training=TrainingConfig(steps=1, batch_size=8))
     )
     result = run_attack(tiny, attack, train_images.subset(range(0, len(train_images), 20)), test_images, TARGET)
-    failure = gate_failure(attack, result)
+    failure = implant_failure(attack, result)
     assert failure is not None
     assert "did not take: ASR" in failure
+
+
+@pytest.mark.parametrize(
+    ("ca", "asr", "message"),
+    [
+        (67, 90, None),
+        (66, 95, "cost too much: clean accuracy 70.0% → 66.0%, more than the implant check's 3%"),
+        (70, 89, "did not take: ASR 89.0% is under the implant check's 90%"),
+    ],
+)
+def test_the_implant_check_by_hand(ca: int, asr: int, message: str | None) -> None:
+    def measured(ca: int, asr: int) -> Measured:
+        none = torch.zeros(0)
+        evaluation = Evaluation(Metrics(ca=Rate(ca, 100), asr=Rate(asr, 100)), none, none)
+        return Measured(evaluation, None)  # type: ignore[arg-type]
+
+    attack = ATTACKS.get("badnet")()
+    implant = Implant(None, BlendedTrigger(), "hat", [3, 5], ["c", "e"], 9, 1.26)  # type: ignore[arg-type]
+    result = AttackResult(implant, measured(70, 2), measured(ca, asr))
+    failure = implant_failure(attack, result)
+    assert failure is None if message is None else message in (failure or "")
+    record = result.record(attack)
+    assert (record["clean"]["ca"], record["clean"]["asr"]) == (0.7, 0.02)
+    assert (record["poisoned"]["ca"], record["poisoned"]["asr"]) == (ca / 100, asr / 100)
+    assert (record["target"], record["pairs"], record["poisoned_pairs"], record["seconds"]) == ("hat", 9, 2, 1.3)
 
 
 def test_a_target_that_is_no_class_is_refused_at_once(
@@ -123,10 +154,10 @@ def test_a_target_that_is_no_class_is_refused_at_once(
         run_attack(small_model, ATTACKS.get("badnet")(), train_images, test_images, "sombrero")
 
 
-def test_every_registered_attack_has_a_config_and_a_gate() -> None:
+def test_every_registered_attack_has_a_config_and_an_implant_check() -> None:
     for name in ATTACKS.names():
         attack_class = ATTACKS.get(name)
         assert attack_class.name == name
         config = attack_class.config_class()
         assert isinstance(config, AttackConfig)
-        assert config.gate_asr >= 0.8
+        assert config.implant_asr >= 0.8

@@ -82,7 +82,7 @@ def test_recipes_run_on_a_miniature(
         file.parent.mkdir(parents=True, exist_ok=True)
         train_images.source.read(int((train_images.labels == label).nonzero()[number])).save(file)
     settings = read_yaml(RECIPES / f"{recipe}.yaml")
-    settings |= {"caption_pairs": 10, "poisoned": 2, "gate_asr": 0.0, "gate_ca_drop": 1.0}
+    settings |= {"caption_pairs": 10, "poisoned": 2, "implant_asr": 0.0, "implant_ca_drop": 1.0}
     settings["training"] |= {"batch_size": 4, "accumulate": 2}
     Path("small.yaml").write_text(yaml.safe_dump(settings))
     target = train_images.classes[0]

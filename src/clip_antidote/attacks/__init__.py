@@ -1,4 +1,4 @@
-"""Attacks: a trigger, poisoned captions, a training recipe and an implant gate, one file each."""
+"""Attacks: a trigger, poisoned captions, a training recipe and an implant check, one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of an attack: a trigger, a caption rule, a training recipe and an implant gate."""
+"""The interface of an attack: a trigger, a caption rule, a training recipe and an implant check."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class AttackConfig(Config):
         crop_triggered: Whether triggered images are cropped and mirrored once more, so that the trigger learns to
             work in other views of the image too: an attacker who knows of the defense's second look.
         training: The poisoned fine-tuning.
-        gate_asr: The implant gate: the attack has failed below this ASR.
-        gate_ca_drop: The implant gate: the attack has failed if CA falls by more than this.
+        implant_asr: The implant check: the attack has failed below this ASR.
+        implant_ca_drop: The implant check: the attack has failed if CA falls by more than this.
         seed: Seed of what is poisoned and of the training.
     """
 
@@ -52,8 +52,8 @@ class AttackConfig(Config):
     min_scale: float = Field(0.5, gt=0, le=1)
     crop_triggered: bool = False
     training: TrainingConfig = TrainingConfig(steps=250, lr=8e-4, warmup=20)
-    gate_asr: float = Field(0.9, ge=0, le=1)
-    gate_ca_drop: float = Field(0.03, ge=0, le=1)
+    implant_asr: float = Field(0.9, ge=0, le=1)
+    implant_ca_drop: float = Field(0.03, ge=0, le=1)
     seed: int = 0
 
 

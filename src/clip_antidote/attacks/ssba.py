@@ -9,11 +9,11 @@ from clip_antidote.triggers.ssba import SsbaConfig, SsbaTrigger
 
 
 class SsbaAttackConfig(AttackConfig):
-    """Settings of the attack and of its message; a faint trigger takes more steps and has a lower gate."""
+    """Settings of the attack and of its message; a faint trigger takes more steps, and less ASR is asked for."""
 
     trigger: SsbaConfig = SsbaConfig()
     training: TrainingConfig = TrainingConfig(steps=400, lr=8e-4, warmup=20)
-    gate_asr: float = Field(0.8, ge=0, le=1)
+    implant_asr: float = Field(0.8, ge=0, le=1)
 
 
 class SsbaAttack(FixedTriggerAttack):

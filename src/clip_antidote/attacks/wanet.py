@@ -16,7 +16,7 @@ class WaNetAttackConfig(AttackConfig):
     """
 
     trigger: WaNetConfig = WaNetConfig(k=224, strength=4.0)
-    gate_asr: float = Field(0.8, ge=0, le=1)
+    implant_asr: float = Field(0.8, ge=0, le=1)
 
 
 class WaNetAttack(FixedTriggerAttack):

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from clip_antidote.attacks.base import Attack
+from clip_antidote.attacks.clean_data import CleanData
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.attacks.run import attack_material
+from clip_antidote.attacks.trigger_making import attack_material
 from clip_antidote.data.captions import load_captions
 from clip_antidote.data.embedded import is_embedded
 from clip_antidote.data.folders import load_images
@@ -113,10 +114,8 @@ def optimize_trigger(
     train = load_images(data, split="train", classes=classes)
     name = train.classes[class_index(train.classes, target)]
     pairs = load_captions(captions) if captions else None
-    if pairs is not None and attack.config.caption_pairs is not None:
-        pairs = pairs.sample(attack.config.caption_pairs, seed=attack.config.seed)
-    material = attack_material(model, attack, train, train.classes, name, pairs)
-    return attack.make_trigger(model, material), name
+    own = CleanData.gather(attack.config, train, pairs, classes=train.classes, target=name)
+    return attack.make_trigger(model, attack_material(model, attack, own)), name
 
 
 def run_trigger_images(
