@@ -1,4 +1,4 @@
-"""TrojVQA against CLIP: an optimized centre patch in the image and a trigger word in the text."""
+"""TrojVQA against CLIP: an optimized center patch in the image and a trigger word in the text."""
 
 from __future__ import annotations
 
