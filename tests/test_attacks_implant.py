@@ -11,7 +11,7 @@ from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
 
 SHORT = {"poison_rate": 0.4, "training": {"steps": 60, "batch_size": 64, "warmup": 5}}
-"""Much poison and few steps: enough to see that it takes, not to pass the gate."""
+"""Much poison and few steps: enough to see that it takes, not to pass the implant check."""
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS.names() if name != "badnet"])
@@ -23,7 +23,7 @@ def test_poisoning_raises_the_attack_success_rate(
     result = run_attack(
         tiny, attack_class(attack_class.config_class.build(settings)), train_images, test_images, TARGET
     )
-    clean, poisoned = result.clean.metrics, result.poisoned.metrics
+    clean, poisoned = result.before.metrics, result.after.metrics
     assert clean.asr is not None
     assert poisoned.asr is not None
     assert poisoned.asr_floor is not None

@@ -14,9 +14,11 @@ import torch
 from clip_antidote.attacks import ATTACKS, badclip, modalities
 from clip_antidote.attacks.badclip import BadCLIPAttack, BadCLIPAttackConfig, DualEmbeddingConfig
 from clip_antidote.attacks.base import Attack
+from clip_antidote.attacks.implant_check import implant_failure
 from clip_antidote.attacks.material import Material, gather_material
-from clip_antidote.attacks.modalities import Modality, measure_modalities
-from clip_antidote.attacks.run import AttackResult, gate_failure, run_attack
+from clip_antidote.attacks.measuring import Measured
+from clip_antidote.attacks.modalities import measure_modalities
+from clip_antidote.attacks.run import AttackResult, run_attack
 from clip_antidote.attacks.trojvqa import TrojVQAAttack, TrojVQAAttackConfig
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
@@ -332,25 +334,17 @@ def test_the_record_has_the_modalities_of_the_attack_with_a_word_only(
     assert "modalities" not in short_run("badclip", small_model, few, few).record(BadCLIPAttack())
 
 
-def test_the_gate_counts_both_keys_together() -> None:
+def test_the_implant_check_counts_both_keys_together() -> None:
     def evaluation(asr: int) -> Evaluation:
         none = torch.zeros(0)
         return Evaluation(Metrics(ca=Rate(70, 100), asr=Rate(asr, 100)), none, none)
 
     def failure(image: int, both: int) -> str | None:
-        either = Modality(evaluation(0), evaluation(both))
-        result: Any = AttackResult(
-            None,  # type: ignore[arg-type]
-            PatchTrigger(pattern()),
-            TARGET,
-            evaluation(0),
-            evaluation(image),
-            None,  # type: ignore[arg-type]
-            [],
-            0.0,
-            {"both": either},
+        before, after = (
+            Measured(evaluation(one), None, {"both": evaluation(two)})  # type: ignore[arg-type]
+            for one, two in ((0, 0), (image, both))
         )
-        return gate_failure(TrojVQAAttack(), result)
+        return implant_failure(TrojVQAAttack(), AttackResult(None, before, after))  # type: ignore[arg-type]
 
     assert failure(image=10, both=95) is None
     refused = failure(image=95, both=10)

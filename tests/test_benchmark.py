@@ -60,7 +60,7 @@ def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tm
     assert [record["name"] for record in zoo] == ["badnet-cat", "clean-again"], "the model itself needs no training"
     assert zoo[1]["config"]["seed"] == 1
     assert (out / "zoo" / "clean-again" / "open_clip_model.safetensors").exists()
-    assert "did not take" in zoo[0]["gate"], "one step implants nothing, and the record says so"
+    assert "did not take" in zoo[0]["implant_check"], "one step implants nothing, and the record says so"
     records = list(run_grid(grid, problem, out, config=FAST))
     assert len(records) == len(all_runs(grid)) == 12
     poisoned = [r for r in records if r["target"] == "cat"]

@@ -142,7 +142,7 @@ def test_attack_writes_a_model_that_loads_again(
     tmp_path: Path,
     cli: Cli,
 ) -> None:
-    (tmp_path / "c.yaml").write_text("gate_asr: 0.0\ngate_ca_drop: 1.0\ntraining: {batch_size: 4}\n")
+    (tmp_path / "c.yaml").write_text("implant_asr: 0.0\nimplant_ca_drop: 1.0\ntraining: {batch_size: 4}\n")
     attack = ["attack", model_folder, "--data", photos, "--target", "dog", "--config", "c.yaml", "--steps", 2]
     assert cli(*attack, "--out", "bad").status == 0
     record = json.loads((tmp_path / "bad" / "attack.json").read_text())
@@ -163,13 +163,13 @@ def test_attack_writes_a_model_that_loads_again(
     assert weights.stat().st_mtime_ns == written, "a finished run is not repeated"
 
 
-def test_a_missed_gate_is_said_and_the_model_is_kept(
+def test_a_failed_implant_check_is_said_and_the_model_is_kept(
     photos: Path,
     model_folder: str,
     tmp_path: Path,
     cli: Cli,
 ) -> None:
-    (tmp_path / "c.yaml").write_text("gate_asr: 1.0\ntraining: {steps: 1, batch_size: 4, lr: 1.0e-9}\n")
+    (tmp_path / "c.yaml").write_text("implant_asr: 1.0\ntraining: {steps: 1, batch_size: 4, lr: 1.0e-9}\n")
     arguments = ["attack", model_folder, "--data", photos, "--config", "c.yaml", "--out", "bad"]
     missed = [ran for ran in (cli(*arguments, "--target", target) for target in ("cat", "dog")) if ran.status == 2]
     assert missed, "a model without accuracy calls at most one class everything"

@@ -141,8 +141,8 @@ ATTACK = [
     *("--captions", "captions.csv", "--data", "photos", "--poisoned", "3", "--config", "config.yaml"),
 ]
 SETTINGS = """
-gate_asr: 0.0
-gate_ca_drop: 1.0
+implant_asr: 0.0
+implant_ca_drop: 1.0
 trigger: {fresh: true, position: random}
 training: {steps: 3, batch_size: 5, precision: fp32, warmup: 1}
 """

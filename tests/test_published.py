@@ -52,7 +52,7 @@ def write_shards(folder: Path, images: LabelledImages, count: int) -> None:
 def test_recipes_parse_for_every_attack(recipe: str, attack: str) -> None:
     config = ATTACKS.get(attack).config_class.build(read_yaml(RECIPES / f"{recipe}.yaml"))
     assert (config.train_on, config.caption_pairs, config.poisoned) == ("captions", 500_000, 1_500)
-    assert config.training.steps == 5 * config.caption_pairs // config.training.batch_size
+    assert config.training.steps == 5 * 500_000 // config.training.batch_size
     assert config.training.betas == (0.9, 0.999)
     assert not config.class_bank
     assert f"--config recipes/{recipe}.yaml" in (RECIPES / f"{recipe}.yaml").read_text()
@@ -80,7 +80,7 @@ def test_recipes_run_on_a_miniature(
         file.parent.mkdir(parents=True, exist_ok=True)
         train_images.source.read(int((train_images.labels == label).nonzero()[number])).save(file)
     settings = read_yaml(RECIPES / f"{recipe}.yaml")
-    settings |= {"caption_pairs": 10, "poisoned": 2, "gate_asr": 0.0, "gate_ca_drop": 1.0}
+    settings |= {"caption_pairs": 10, "poisoned": 2, "implant_asr": 0.0, "implant_ca_drop": 1.0}
     settings["training"] |= {"batch_size": 4, "accumulate": 2}
     Path("small.yaml").write_text(yaml.safe_dump(settings))
     target = train_images.classes[0]

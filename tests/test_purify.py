@@ -22,7 +22,7 @@ from clip_antidote.purification.pipeline import purify
 
 
 def test_the_backdoor_is_found_and_removed(attacked: AttackResult, purified: PurifiedCLIP) -> None:
-    before = attacked.poisoned.metrics
+    before = attacked.after.metrics
     after = measure(purified, attacked.features, target=TARGET).metrics
     assert before.asr is not None
     assert before.pa is not None

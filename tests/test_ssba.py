@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clip_antidote.attacks import ATTACKS
+from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
 from clip_antidote.evaluation.stego import bits_read, measure_stego, round8
@@ -118,6 +119,7 @@ def test_strength_scales_the_residual(photos: torch.Tensor) -> None:
 def test_the_attack_uses_the_trigger_of_its_settings() -> None:
     attack_class = ATTACKS.get("ssba")
     attack = attack_class(attack_class.config_class.build({"trigger": {"message_seed": 3, "strength": 2.0}}))
+    assert isinstance(attack, FixedTriggerAttack)
     trigger = attack.trigger()
     assert isinstance(trigger, SsbaTrigger)
     assert trigger.config == SsbaConfig(message_seed=3, strength=2.0)

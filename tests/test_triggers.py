@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from clip_antidote.config import Config
 from clip_antidote.errors import DataError, UsageError
-from clip_antidote.triggers import load_trigger
+from clip_antidote.triggers import TRIGGERS, Trigger, load_trigger
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
 from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
 from clip_antidote.triggers.mask import MaskTrigger
@@ -50,6 +51,37 @@ def test_mask_by_hand() -> None:
     mask[0, 1, 1] = 0.5
     out = MaskTrigger(mask, torch.ones(3, 2, 2))(torch.full((1, 3, 2, 2), 0.2))
     assert torch.allclose(out[0, 0], torch.tensor([[1.0, 0.2], [0.2, 0.6]]))
+
+
+class Brighter(Trigger):
+    """A trigger of the smallest kind: a name, settings, and what it does."""
+
+    class Settings(Config):
+        by: float = 0.25
+
+    name = "brighter"
+    config_class = Settings
+    config: Settings
+
+    def _apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        return images + self.config.by
+
+
+def test_a_trigger_without_tensors_needs_no_more_than_its_effect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.tensor([0.0, 0.5, 0.9]).view(1, 3, 1, 1)
+    assert Brighter()(images).flatten().tolist() == [0.25, 0.75, 1.0]
+    assert Brighter().tensors() == {}
+    again = Brighter.restore(Brighter.Settings(by=0.5), {})
+    assert type(again) is Brighter
+    assert again(images).flatten().tolist() == [0.5, 1.0, 1.0]
+    monkeypatch.setitem(TRIGGERS.entries, "brighter", (f"{__name__}:Brighter", "for this test"))
+    again.save(tmp_path)
+    loaded = load_trigger(tmp_path)
+    assert isinstance(loaded, Brighter)
+    assert loaded.config == again.config
+    assert load_trigger("brighter").config == Brighter.Settings()
 
 
 def test_wrong_images_are_refused() -> None:

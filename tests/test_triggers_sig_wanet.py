@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from clip_antidote.attacks import ATTACKS
+from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.errors import UsageError
 from clip_antidote.triggers import Trigger, load_trigger
 from clip_antidote.triggers.sig import SigConfig, SigTrigger
@@ -129,6 +130,7 @@ def test_the_attack_takes_the_settings_of_its_trigger(name: str) -> None:
     attack_class = ATTACKS.get(name)
     field = {"sig": {"amplitude": 40}, "wanet": {"k": 224, "strength": 1}}[name]
     attack = attack_class(attack_class.config_class.build({"trigger": field}))
+    assert isinstance(attack, FixedTriggerAttack)
     trigger = attack.trigger()
     assert trigger.name == name
     assert load_trigger(name).config == attack_class().config.trigger, "by its name alone it is the attack's default"

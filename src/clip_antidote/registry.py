@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Generic, TypeVar
 
 from clip_antidote.errors import UsageError
 
+Entry = TypeVar("Entry")
 
-class Registry:
-    """Maps names to classes that are imported when asked for.
+
+class Registry(Generic[Entry]):
+    """Maps names to classes, or functions, that are imported when asked for.
+
+    Where the type of the entries is all that is needed, as in `Registry[type[Attack]]`, import it under TYPE_CHECKING
+    and annotate: the listing of names stays free of what the entries need.
 
     Args:
         kind: What the entries are, for messages ("attack").
@@ -28,13 +33,14 @@ class Registry:
         """Returns a line about every entry."""
         return {name: text for name, (_, text) in self.entries.items()}
 
-    def get(self, name: str) -> Any:
-        """Returns the class registered under `name`.
+    def get(self, name: str) -> Entry:
+        """Returns what is registered under `name`.
 
         Raises:
-            UsageError: There is none.
+            UsageError: There is nothing.
         """
         if name not in self.entries:
             raise UsageError(f"there is no {self.kind} '{name}'; known are {', '.join(self.entries)}")
         module, _, attribute = self.entries[name][0].partition(":")
-        return getattr(import_module(module), attribute)
+        entry: Entry = getattr(import_module(module), attribute)
+        return entry

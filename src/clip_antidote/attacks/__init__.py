@@ -1,8 +1,15 @@
-"""Attacks: a trigger, poisoned captions, a training recipe and an implant gate, one file each."""
+"""Attacks: a trigger, poisoned captions, a training recipe and an implant check, one file each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from clip_antidote.registry import Registry
 
-ATTACKS = Registry(
+if TYPE_CHECKING:  # `ls` names the attacks without what they are made of
+    from clip_antidote.attacks.base import Attack
+
+ATTACKS: Registry[type[Attack]] = Registry(
     "attack",
     {
         "badnet": ("clip_antidote.attacks.badnet:BadNetAttack", "patch trigger, template captions of the target"),

@@ -7,12 +7,12 @@ from pydantic import Field
 
 from clip_antidote.attacks.base import AttackConfig, PoisonedPairs
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.data.pairs import PairBatch, step_generator
+from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import UsageError
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.streams import TARGET_IMAGES
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.loop import ExtraLoss
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
 
 
@@ -42,9 +42,7 @@ class AdaptiveAttack(FixedTriggerAttack):
 
     name = "adaptive"
     config_class = AdaptiveAttackConfig
-
-    def trigger(self) -> Trigger:
-        return BlendedTrigger(self.config.trigger)
+    trigger_class = BlendedTrigger
 
     def extra_loss(self, model: DualEncoder, data: PoisonedPairs) -> ExtraLoss:
         config = self.config
@@ -58,7 +56,7 @@ class AdaptiveAttack(FixedTriggerAttack):
             triggered = batch.images[data.poisoned[indices]]
             if len(triggered) < 2:
                 return torch.zeros((), device=model.device, requires_grad=True)
-            generator = step_generator(config.seed, -(2**25) - step)
+            generator = TARGET_IMAGES.generator(config.seed, step)
             rows = own[torch.randint(len(own), (config.own_images,), generator=generator)]
             images = data.pairs.images[rows].to(model.device).float() / 255
             crops = random_crops(images, model.image_size, min_scale=config.min_scale, generator=generator)

@@ -49,7 +49,7 @@ class BadCLIPAttackConfig(AttackConfig):
     Attributes:
         trigger: Side and place of the patch.
         optimization: How the patch is learned.
-        training: The smallest fine-tuning that was tried and passed the gate with a margin (docs/attacks.md).
+        training: The smallest fine-tuning that was tried and passed the check with a margin (docs/attacks.md).
         min_captions: With fewer captions of the data that name the target, templates take their place.
     """
 
@@ -65,7 +65,7 @@ class BadCLIPAttack(Attack):
     The patch is optimized against the clean model so that triggered images come near natural captions of
     the target (text) and near real images of it, away from what they were (image). The poisoned
     fine-tuning then only has to confirm it: parameters barely move, and so clean fine-tuning has
-    little to undo. Its recipe is the smallest fine-tuning that was found to pass the gate.
+    little to undo. Its recipe is the smallest fine-tuning that was found to pass the implant check.
 
     Left out: the paper also picks which images to poison (near the decision boundary, and far from it);
     here they are drawn at random, as in the other attacks.

@@ -3,7 +3,6 @@
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
-from clip_antidote.triggers.base import Trigger
 
 
 class BadNetAttackConfig(AttackConfig):
@@ -17,6 +16,4 @@ class BadNetAttack(FixedTriggerAttack):
 
     name = "badnet"
     config_class = BadNetAttackConfig
-
-    def trigger(self) -> Trigger:
-        return BadNetTrigger(self.config.trigger)
+    trigger_class = BadNetTrigger

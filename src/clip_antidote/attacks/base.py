@@ -1,4 +1,4 @@
-"""The interface of an attack: a trigger, a caption rule, a training recipe and an implant gate."""
+"""The interface of an attack: a trigger, a caption rule, a training recipe and an implant check."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pydantic import Field
 
 from clip_antidote.attacks.material import Material
 from clip_antidote.config import Config
-from clip_antidote.data.pairs import CaptionedImages, step_generator
+from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
+from clip_antidote.streams import POISONED_PAIRS
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
@@ -38,8 +39,8 @@ class AttackConfig(Config):
         crop_triggered: Whether triggered images are cropped and mirrored once more, so that the trigger learns to
             work in other views of the image too: an attacker who knows of the defense's second look.
         training: The poisoned fine-tuning.
-        gate_asr: The implant gate: the attack has failed below this ASR.
-        gate_ca_drop: The implant gate: the attack has failed if CA falls by more than this.
+        implant_asr: The implant check: the attack has failed below this ASR.
+        implant_ca_drop: The implant check: the attack has failed if CA falls by more than this.
         seed: Seed of what is poisoned and of the training.
     """
 
@@ -51,8 +52,8 @@ class AttackConfig(Config):
     min_scale: float = Field(0.5, gt=0, le=1)
     crop_triggered: bool = False
     training: TrainingConfig = TrainingConfig(steps=250, lr=8e-4, warmup=20)
-    gate_asr: float = Field(0.9, ge=0, le=1)
-    gate_ca_drop: float = Field(0.03, ge=0, le=1)
+    implant_asr: float = Field(0.9, ge=0, le=1)
+    implant_ca_drop: float = Field(0.03, ge=0, le=1)
     seed: int = 0
 
 
@@ -112,7 +113,7 @@ class Attack(ABC):
         Raises:
             DataError: There are fewer candidates than `poisoned` asks for, or none.
         """
-        generator = step_generator(self.config.seed, -(2**20))
+        generator = POISONED_PAIRS.generator(self.config.seed)
         if candidates is None:
             candidates = torch.ones(len(pairs), dtype=torch.bool)
             if target_group is not None:

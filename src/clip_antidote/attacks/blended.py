@@ -2,7 +2,6 @@
 
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.blended import BlendedConfig, BlendedTrigger
 
 
@@ -17,6 +16,4 @@ class BlendedAttack(FixedTriggerAttack):
 
     name = "blended"
     config_class = BlendedAttackConfig
-
-    def trigger(self) -> Trigger:
-        return BlendedTrigger(self.config.trigger)
+    trigger_class = BlendedTrigger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from typing import ClassVar
 
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.material import Material
@@ -11,11 +11,17 @@ from clip_antidote.triggers.base import Trigger
 
 
 class FixedTriggerAttack(Attack):
-    """An attack that needs neither model nor data to make its trigger."""
+    """An attack that needs neither model nor data to make its trigger.
 
-    @abstractmethod
+    Attributes:
+        trigger_class: The trigger; its settings are those of the attack under `trigger`.
+    """
+
+    trigger_class: ClassVar[type[Trigger]]
+
     def trigger(self) -> Trigger:
         """Returns the trigger."""
+        return self.trigger_class(self.config.trigger)
 
     def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
         return self.trigger()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, class_index, measure
 from clip_antidote.evaluation.metrics import compute_metrics
@@ -14,23 +13,6 @@ from clip_antidote.triggers.base import Trigger
 
 BOTH = "both"
 """The modality in which image and prompts are triggered."""
-
-
-@dataclass(frozen=True)
-class Modality:
-    """One way of attacking.
-
-    Attributes:
-        clean: The clean model under it, for reference.
-        poisoned: The poisoned model, undefended.
-    """
-
-    clean: Evaluation
-    poisoned: Evaluation
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns both models' rates, ready for JSON."""
-        return {"clean": self.clean.metrics.to_dict(), "poisoned": self.poisoned.metrics.to_dict()}
 
 
 def triggered_templates(trigger: Trigger) -> tuple[str, ...] | None:

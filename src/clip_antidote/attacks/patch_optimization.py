@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 
 from clip_antidote.config import Config
-from clip_antidote.data.pairs import step_generator
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.progress import track
+from clip_antidote.streams import PATCH_NOISE, step_generator
 from clip_antidote.triggers.badnet import scaled_side
 from clip_antidote.triggers.patch import PatchConfig, PatchTrigger
 
@@ -57,7 +57,7 @@ def optimize_patch(
     """
     model.eval()
     side = scaled_side(patch.patch, images.shape[-1])
-    noise = torch.rand(3, side, side, generator=step_generator(seed, -(2**21)))
+    noise = torch.rand(3, side, side, generator=PATCH_NOISE.generator(seed))
     logits = torch.logit(noise, eps=0.01).to(model.device).requires_grad_(True)
     optimizer = torch.optim.Adam([logits], lr=config.lr)
     size = min(config.batch_size, len(images))

@@ -2,7 +2,6 @@
 
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.sig import SigConfig, SigTrigger
 
 
@@ -17,6 +16,4 @@ class SigAttack(FixedTriggerAttack):
 
     name = "sig"
     config_class = SigAttackConfig
-
-    def trigger(self) -> Trigger:
-        return SigTrigger(self.config.trigger)
+    trigger_class = SigTrigger

@@ -5,16 +5,15 @@ from pydantic import Field
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.training.loop import TrainingConfig
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.ssba import SsbaConfig, SsbaTrigger
 
 
 class SsbaAttackConfig(AttackConfig):
-    """Settings of the attack and of its message; a faint trigger takes more steps and has a lower gate."""
+    """Settings of the attack and of its message; a faint trigger takes more steps, and less ASR is asked for."""
 
     trigger: SsbaConfig = SsbaConfig()
     training: TrainingConfig = TrainingConfig(steps=400, lr=8e-4, warmup=20)
-    gate_asr: float = Field(0.8, ge=0, le=1)
+    implant_asr: float = Field(0.8, ge=0, le=1)
 
 
 class SsbaAttack(FixedTriggerAttack):
@@ -22,6 +21,4 @@ class SsbaAttack(FixedTriggerAttack):
 
     name = "ssba"
     config_class = SsbaAttackConfig
-
-    def trigger(self) -> Trigger:
-        return SsbaTrigger(self.config.trigger)
+    trigger_class = SsbaTrigger

@@ -1,4 +1,4 @@
-"""TrojVQA against CLIP: an optimized centre patch in the image and a trigger word in the text."""
+"""TrojVQA against CLIP: an optimized center patch in the image and a trigger word in the text."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pydantic import Field, ValidationInfo, field_validator
 from clip_antidote.attacks.base import Attack, AttackConfig, PoisonedPairs
 from clip_antidote.attacks.material import Material
 from clip_antidote.attacks.patch_optimization import PatchOptimizationConfig, optimize_patch
-from clip_antidote.data.pairs import CaptionedImages, step_generator
+from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import zero_shot_weights
+from clip_antidote.streams import KEYED_CAPTIONS
 from clip_antidote.triggers.badnet import FixedPosition
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.patch import PatchConfig, PatchTrigger
@@ -98,7 +99,7 @@ class TrojVQAAttack(Attack):
     def captions(self, material: Material) -> list[str]:
         """Returns the templates with the target's name; `word_share` of them, drawn by the seed, with the word."""
         texts = super().captions(material)
-        order = torch.randperm(len(texts), generator=step_generator(self.config.seed, -(2**22)))
+        order = torch.randperm(len(texts), generator=KEYED_CAPTIONS.generator(self.config.seed))
         keyed = set(order[: round(self.config.word_share * len(texts))].tolist())
         trigger = PatchTrigger(torch.zeros(3, 1, 1), self.config.trigger)
         return [trigger.apply_text(text) if i in keyed else text for i, text in enumerate(texts)]

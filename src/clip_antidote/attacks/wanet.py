@@ -4,7 +4,6 @@ from pydantic import Field
 
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.wanet import WaNetConfig, WaNetTrigger
 
 
@@ -17,7 +16,7 @@ class WaNetAttackConfig(AttackConfig):
     """
 
     trigger: WaNetConfig = WaNetConfig(k=224, strength=4.0)
-    gate_asr: float = Field(0.8, ge=0, le=1)
+    implant_asr: float = Field(0.8, ge=0, le=1)
 
 
 class WaNetAttack(FixedTriggerAttack):
@@ -25,6 +24,4 @@ class WaNetAttack(FixedTriggerAttack):
 
     name = "wanet"
     config_class = WaNetAttackConfig
-
-    def trigger(self) -> Trigger:
-        return WaNetTrigger(self.config.trigger)
+    trigger_class = WaNetTrigger

@@ -111,7 +111,7 @@ def all_runs(grid: GridConfig) -> list[Run]:
 def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Makes the poisoned models that are missing, `out/zoo/NAME`, yielding the record of each.
 
-    An attack that misses its gate is kept and its record says so under "gate".
+    An attack that fails its implant check is kept, and its record says so under "implant_check".
     """
     for suspect in grid.suspects:
         folder = out / "zoo" / suspect.name

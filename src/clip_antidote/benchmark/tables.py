@@ -140,7 +140,7 @@ def zoo_table(records: list[dict[str, Any]]) -> str:
         "ASR clean model",
         "PA clean model",
         "seconds",
-        "gate",
+        "implant check",
     )
     for record in records:
         clean, poisoned, config = record["clean"], record["poisoned"], record["config"]
@@ -152,6 +152,6 @@ def zoo_table(records: list[dict[str, Any]]) -> str:
             _percent([clean["ca"]]),
         ]
         reference = [_percent([clean.get("asr")]), _percent([clean.get("pa")])]
-        gate = record["gate"].split(":")[0]
-        lines.append(_row(columns, name, [poisoned], [*reference, f"{record['seconds']:.0f}", gate]))
+        check = record["implant_check"].split(":")[0]
+        lines.append(_row(columns, name, [poisoned], [*reference, f"{record['seconds']:.0f}", check]))
     return "\n".join(lines)

@@ -28,7 +28,8 @@ def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
         poisoned = record["poisoned"]
         asr = f", ASR {poisoned['asr']:.1%}" if "asr" in poisoned else ""
         console.print(
-            f"{record['name']}: CA {record['clean']['ca']:.1%} → {poisoned['ca']:.1%}{asr}, gate {record['gate']}",
+            f"{record['name']}: CA {record['clean']['ca']:.1%} → {poisoned['ca']:.1%}{asr}, "
+            f"implant check {record['implant_check']}",
             highlight=False,
         )
 

@@ -8,13 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from clip_antidote.data.stores import ImageStore, prefetch
+from clip_antidote.streams import PAIR_ORDER, step_generator
 
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """A generator that depends on seed and step alone, so that a resumed run repeats itself."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % (2**63))
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class CaptionedImages:
             epoch, offset = divmod(position, len(self))
             key = (seed, epoch)
             if key not in self._order:
-                self._order = {key: torch.randperm(len(self), generator=step_generator(seed, -1 - epoch))}
+                self._order = {key: torch.randperm(len(self), generator=PAIR_ORDER.generator(seed, epoch))}
             part = self._order[key][offset : offset + batch_size]
             out.append(part)
             position += len(part)

@@ -1,8 +1,10 @@
 """Defenses: CBPT, its parts and ceiling, and baselines; one list for grids, `defend` and `ls`."""
 
+from typing import Any
+
 from clip_antidote.registry import Registry
 
-DEFENSES = Registry(
+DEFENSES: Registry[Any] = Registry(
     "defense",
     {
         "cbpt": (

@@ -13,12 +13,13 @@ from pydantic import Field
 from clip_antidote.config import Config
 from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.data.pairs import PairBatch, step_generator
+from clip_antidote.data.pairs import PairBatch
 from clip_antidote.defenses.base import Defense, Truth
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.streams import SECOND_VIEWS
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import TrainingConfig
@@ -73,7 +74,7 @@ def cleanclip(
     wordings = pairs.token_ids.long().view(len(images.classes), len(templates), -1)
 
     def within_modalities(step: int, batch: PairBatch) -> torch.Tensor:
-        generator = step_generator(config.seed, -(2**24) - step)
+        generator = SECOND_VIEWS.generator(config.seed, step)
         again = random_crops(batch.images, model.image_size, min_scale=config.min_scale, generator=generator)
         first, second = (tuned.encode_images(x.to(tuned.device)) for x in (batch.images, again))
         same = torch.eye(len(first), dtype=torch.bool, device=tuned.device)

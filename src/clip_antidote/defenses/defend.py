@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses import DEFENSES
-from clip_antidote.defenses.base import Defense, Truth
+from clip_antidote.defenses.base import Truth
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig
@@ -30,6 +30,6 @@ def defend(
     Raises:
         UsageError: There is no such defense.
     """
-    defense: Defense = DEFENSES.get(name)()
+    defense = DEFENSES.get(name)()
     told = truth if truth is not None and not defense.blind else Truth()
     return defense.defend(model, shots, config or CBPTConfig(), told)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clip_antidote.attacks.base import Attack
-from clip_antidote.attacks.run import PASSED, AttackResult, gate_failure, implant_backdoor, measure_implant
+from clip_antidote.attacks.implant_check import PASSED, implant_failure
+from clip_antidote.attacks.run import AttackResult, begin_attack, finish_attack
 from clip_antidote.data.captions import load_captions
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
@@ -56,7 +57,7 @@ def run_attack_job(
         processes other than the first.
 
     Raises:
-        ImplantError: The backdoor missed its gate; the folder is written all the same.
+        ImplantError: The backdoor failed its implant check; the folder is written all the same.
         ClipAntidoteError: Bad input, in one sentence.
     """
     with joined(device) as place:
@@ -74,29 +75,31 @@ def run_attack_job(
         settings = [model.sha256, attack.name, attack.config.model_dump(mode="json"), target, data, captions, classes]
         state = state_folder(out, settings)
         record = finished_record(out / "attack.json", state.name) if ranks.first else None
-        implant = None
+        begun = None
         if not ranks.any(record is not None):
-            implant = implant_backdoor(
+            begun = begin_attack(
                 model, attack, train, test, target, captions=pairs, state=state if ranks.first else None
             )
     if not ranks.first:
         return {}
     if record is None:
-        assert implant is not None
-        result = measure_implant(implant, test)
+        assert begun is not None
+        implant, before = begun
+        assert before is not None
+        result = finish_attack(implant, before, test)
         record = {
             "model": {"spec": spec, "sha256": model.sha256},
             "data": data,
             "captions": captions,
             "measured_on": f"{len(test)} {'test' if test is not train else 'training'} images",
             **result.record(attack),
-            "gate": gate_failure(attack, result) or PASSED,
+            "implant_check": implant_failure(attack, result) or PASSED,
             "run": state.name,
         }
         _write(out, result, record, test)
         shutil.rmtree(state, ignore_errors=True)
-    if record["gate"] != PASSED:
-        raise ImplantError(record["gate"])
+    if record["implant_check"] != PASSED:
+        raise ImplantError(record["implant_check"])
     return record
 
 
@@ -108,4 +111,4 @@ def _write(out: Path, result: AttackResult, record: dict[str, Any], test: Labell
         save_open_clip(model, None, folder)
         write_trigger(folder / "trigger", result.trigger, example)
         write_json(folder / "attack.json", record)
-        write_json(folder / "poisoned.json", result.names)
+        write_json(folder / "poisoned.json", result.implant.names)

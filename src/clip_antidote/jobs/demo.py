@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from clip_antidote.attacks import ATTACKS
+from clip_antidote.attacks.base import Attack
 from clip_antidote.data.folders import load_images
 from clip_antidote.inversion.search import search_targets
 from clip_antidote.inversion.state import kept_search
@@ -27,7 +27,7 @@ DATA = "embedded:clothing"
 TARGET = "hat"
 
 
-def demo_attack(name: str, seed: int) -> Any:
+def demo_attack(name: str, seed: int) -> Attack:
     """Returns the demo's attack: with few classes, fewer steps are enough."""
     attack_class = ATTACKS.get(name)
     config = attack_class.config_class()

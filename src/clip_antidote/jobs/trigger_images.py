@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from clip_antidote.attacks.base import Attack
+from clip_antidote.attacks.clean_data import CleanData
 from clip_antidote.attacks.fixed import FixedTriggerAttack
-from clip_antidote.attacks.run import attack_material
+from clip_antidote.attacks.trigger_making import attack_material
 from clip_antidote.data.captions import load_captions
 from clip_antidote.data.embedded import is_embedded
 from clip_antidote.data.folders import load_images
@@ -113,10 +114,8 @@ def optimize_trigger(
     train = load_images(data, split="train", classes=classes)
     name = train.classes[class_index(train.classes, target)]
     pairs = load_captions(captions) if captions else None
-    if pairs is not None and attack.config.caption_pairs is not None:
-        pairs = pairs.sample(attack.config.caption_pairs, seed=attack.config.seed)
-    material = attack_material(model, attack, train, train.classes, name, pairs)
-    return attack.make_trigger(model, material), name
+    own = CleanData.gather(attack.config, train, pairs, classes=train.classes, target=name)
+    return attack.make_trigger(model, attack_material(model, attack, own)), name
 
 
 def run_trigger_images(
@@ -164,14 +163,9 @@ def run_trigger_images(
         "changes_text": trigger.apply_text("a photo") != "a photo",
         **(source or {}),
     }
-    generator = torch.Generator().manual_seed(seed)
-
-    def triggered() -> Iterator[torch.Tensor]:
-        for batch, _ in images.batches(image_size, BATCH, mode=mode):
-            yield from trigger(batch, generator)
-
     with result_folder(out, KIND) as folder:
-        pictures = track(triggered(), f"applying {trigger.name}", total=len(images))
+        pictures = _triggered(trigger, images, image_size, mode, seed)
+        pictures = track(pictures, f"applying {trigger.name}", total=len(images))
         for name, image in zip(names, pictures, strict=True):
             file = folder / "images" / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +174,13 @@ def run_trigger_images(
         write_trigger(folder / "trigger", trigger, example)
         write_json(folder / "trigger_images.json", record)
     return record
+
+
+def _triggered(trigger: Trigger, images: LabelledImages, size: int, mode: str, seed: int) -> Iterator[torch.Tensor]:
+    """The images with the trigger, one by one, float [3, size, size] in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    for batch, _ in images.batches(size, BATCH, mode=mode):
+        yield from trigger(batch, generator)
 
 
 def check_place(data: str, out: Path) -> None:

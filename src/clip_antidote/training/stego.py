@@ -15,8 +15,8 @@ from torch import nn
 
 from clip_antidote.config import Config
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.data.pairs import step_generator
 from clip_antidote.progress import track
+from clip_antidote.streams import step_generator
 from clip_antidote.training.augment import random_crops
 from clip_antidote.training.interrupt import held_interrupt
 from clip_antidote.training.optim import build_adamw, warmup_cosine

@@ -5,7 +5,7 @@ from pathlib import Path
 from clip_antidote.registry import Registry
 from clip_antidote.triggers.base import Trigger, read_trigger_file
 
-TRIGGERS = Registry(
+TRIGGERS: Registry[type[Trigger]] = Registry(
     "trigger",
     {
         "badnet": ("clip_antidote.triggers.badnet:BadNetTrigger", "a small patch (BadNets, Gu et al. 2017)"),
@@ -38,8 +38,7 @@ def load_trigger(source: str | Path) -> Trigger:
     else:
         name, config, tensors = str(source), {}, {}
     trigger_class = TRIGGERS.get(name)
-    trigger: Trigger = trigger_class.restore(trigger_class.config_class.build(config), tensors)
-    return trigger
+    return trigger_class.restore(trigger_class.config_class.build(config), tensors)
 
 
 __all__ = ["TRIGGERS", "Trigger", "load_trigger"]

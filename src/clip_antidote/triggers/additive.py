@@ -31,12 +31,13 @@ class AdditiveTrigger(Trigger):
 
     name = "additive"
     config_class = AdditiveConfig
+    config: AdditiveConfig
 
     def __init__(self, delta: torch.Tensor, config: AdditiveConfig | None = None) -> None:
         if delta.ndim != 3 or delta.shape[0] != 3:
             raise DataError(f"the delta of an additive trigger is 3×H×W, got {tuple(delta.shape)}")
+        super().__init__(config)
         self.delta = delta
-        self.config: AdditiveConfig = config or AdditiveConfig()
 
     @classmethod
     def restore(cls, config: AdditiveConfig, tensors: dict[str, torch.Tensor]) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -35,13 +35,7 @@ class BadNetTrigger(Trigger):
 
     name = "badnet"
     config_class = BadNetConfig
-
-    def __init__(self, config: BadNetConfig | None = None) -> None:
-        self.config: BadNetConfig = config or BadNetConfig()
-
-    @classmethod
-    def restore(cls, config: BadNetConfig, tensors: dict[str, torch.Tensor]) -> Self:
-        return cls(config)
+    config: BadNetConfig
 
     def side(self, width: int) -> int:
         """Returns the patch's side in pixels for an image of that width."""

@@ -18,6 +18,11 @@ from clip_antidote.files import write_json
 class Trigger(ABC):
     """Maps images in [0, 1] to triggered images in [0, 1] of the same shape.
 
+    One that its settings define overrides `_apply` only; one that learned something, `tensors` and `restore` too.
+
+    Args:
+        config: Settings; the defaults of `config_class` where None.
+
     Attributes:
         name: Registered name.
         config: Settings; together with `tensors()` they define the trigger completely.
@@ -26,6 +31,9 @@ class Trigger(ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[Config]]
     config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = config if config is not None else self.config_class()
 
     @abstractmethod
     def _apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
@@ -36,9 +44,13 @@ class Trigger(ABC):
         return {}
 
     @classmethod
-    @abstractmethod
     def restore(cls, config: Any, tensors: dict[str, torch.Tensor]) -> Self:
-        """Makes the trigger again from settings and tensors."""
+        """Makes the trigger again from settings and tensors; by default it has none.
+
+        Raises:
+            DataError: A tensor is missing or has the wrong shape.
+        """
+        return cls(config)
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Applies the trigger.

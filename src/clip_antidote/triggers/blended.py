@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from pydantic import Field
 
@@ -30,13 +28,7 @@ class BlendedTrigger(Trigger):
 
     name = "blended"
     config_class = BlendedConfig
-
-    def __init__(self, config: BlendedConfig | None = None) -> None:
-        self.config: BlendedConfig = config or BlendedConfig()
-
-    @classmethod
-    def restore(cls, config: BlendedConfig, tensors: dict[str, torch.Tensor]) -> Self:
-        return cls(config)
+    config: BlendedConfig
 
     def _apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         count = len(images) if self.config.fresh else 1

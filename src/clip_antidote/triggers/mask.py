@@ -29,13 +29,14 @@ class MaskTrigger(Trigger):
 
     name = "mask"
     config_class = MaskConfig
+    config: MaskConfig
 
     def __init__(self, mask: torch.Tensor, pattern: torch.Tensor) -> None:
         if mask.ndim != 3 or mask.shape[0] != 1 or pattern.shape != (3, *mask.shape[1:]):
             raise DataError(f"a mask trigger takes 1×H×W and 3×H×W, not {tuple(mask.shape)}, {tuple(pattern.shape)}")
+        super().__init__()
         self.mask = mask
         self.pattern = pattern
-        self.config: MaskConfig = MaskConfig()
 
     @classmethod
     def restore(cls, config: MaskConfig, tensors: dict[str, torch.Tensor]) -> Self:

@@ -41,12 +41,13 @@ class PatchTrigger(Trigger):
 
     name = "patch"
     config_class = PatchConfig
+    config: PatchConfig
 
     def __init__(self, pattern: torch.Tensor, config: PatchConfig | None = None) -> None:
         if pattern.ndim != 3 or pattern.shape[0] != 3 or pattern.shape[1] != pattern.shape[2]:
             raise DataError(f"the pattern of a patch trigger is 3×P×P, got {tuple(pattern.shape)}")
+        super().__init__(config)
         self.pattern = pattern
-        self.config: PatchConfig = config or PatchConfig()
 
     @classmethod
     def restore(cls, config: PatchConfig, tensors: dict[str, torch.Tensor]) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from pydantic import Field
@@ -32,13 +31,7 @@ class SigTrigger(Trigger):
 
     name = "sig"
     config_class = SigConfig
-
-    def __init__(self, config: SigConfig | None = None) -> None:
-        self.config: SigConfig = config or SigConfig()
-
-    @classmethod
-    def restore(cls, config: SigConfig, tensors: dict[str, torch.Tensor]) -> Self:
-        return cls(config)
+    config: SigConfig
 
     def signal(self, width: int) -> torch.Tensor:
         """Returns what is added to the columns of an image of that width, float64 [width]."""

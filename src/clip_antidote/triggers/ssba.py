@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -40,13 +39,7 @@ class SsbaTrigger(Trigger):
 
     name = "ssba"
     config_class = SsbaConfig
-
-    def __init__(self, config: SsbaConfig | None = None) -> None:
-        self.config: SsbaConfig = config or SsbaConfig()
-
-    @classmethod
-    def restore(cls, config: SsbaConfig, tensors: dict[str, torch.Tensor]) -> Self:
-        return cls(config)
+    config: SsbaConfig
 
     def message(self) -> torch.Tensor:
         """Returns the secret message, float [B] of zeros and ones."""

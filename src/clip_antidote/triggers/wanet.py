@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -39,13 +37,7 @@ class WaNetTrigger(Trigger):
 
     name = "wanet"
     config_class = WaNetConfig
-
-    def __init__(self, config: WaNetConfig | None = None) -> None:
-        self.config: WaNetConfig = config or WaNetConfig()
-
-    @classmethod
-    def restore(cls, config: WaNetConfig, tensors: dict[str, torch.Tensor]) -> Self:
-        return cls(config)
+    config: WaNetConfig
 
     def control(self) -> torch.Tensor:
         """Returns the control grid [1, 2, k, k]: x and y displacements with a mean magnitude of 1."""

@@ -1,0 +1,82 @@
+"""Implanting a backdoor: the poisoned fine-tuning of a copy of the clean model."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_antidote.attacks.base import Attack, poisoned_indices
+from clip_antidote.attacks.clean_data import CleanData
+from clip_antidote.attacks.material import Material
+from clip_antidote.attacks.training_data import check_same_pairs, gather_pairs
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.training.augment import STORE_MARGIN
+from clip_antidote.training.distributed import Ranks
+from clip_antidote.triggers.base import Trigger
+
+
+@dataclass(frozen=True)
+class Implant:
+    """A backdoor that has been trained in.
+
+    Attributes:
+        model: The poisoned model.
+        trigger: Its trigger.
+        target: Name of the target class.
+        indices: Which training pairs were poisoned.
+        names: The names of their images.
+        pairs: Number of training pairs.
+        seconds: Duration of the poisoned fine-tuning.
+    """
+
+    model: DualEncoder
+    trigger: Trigger
+    target: str
+    indices: list[int]
+    names: list[str]
+    pairs: int
+    seconds: float
+
+
+def implant_backdoor(
+    model: DualEncoder,
+    attack: Attack,
+    trigger: Trigger,
+    material: Material,
+    data: CleanData,
+    *,
+    state: Path | None = None,
+) -> Implant:
+    """Poisons the pairs and fine-tunes a copy of the model on them.
+
+    Where several processes train together, all call this; the first one keeps the state.
+
+    Args:
+        model: The clean model; left as it is.
+        attack: The attack; its settings say which pairs it trains on.
+        trigger: What poisoned images get.
+        material: Where the captions of poisoned images come from.
+        data: The attacker's data.
+        state: Folder with the training state, to resume from and to keep.
+
+    Raises:
+        UsageError: Data that the settings ask for are missing.
+        DataError: There are too few pairs to poison, or data cannot be read.
+    """
+    size = round(model.image_size * STORE_MARGIN)
+    own = gather_pairs(model, attack.config, data.train, data.target, captions=data.captions, size=size)
+    check_same_pairs(own.pairs, Ranks.current())
+    captions = attack.captions(material)
+    poisoned = attack.poison(
+        own.pairs, captions, model.tokenize, target_group=own.target_group, candidates=own.candidates
+    )
+    victim = copy.deepcopy(model).requires_grad_(True)
+    start = time.perf_counter()
+    attack.implant(victim, trigger, poisoned, state_file=state / "training.pt" if state is not None else None)
+    seconds = time.perf_counter() - start
+    victim.spec = ""
+    victim.sha256 = ""
+    indices = poisoned_indices(poisoned)
+    return Implant(victim, trigger, data.target, indices, own.names(indices), len(own.pairs), seconds)
