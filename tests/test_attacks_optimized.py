@@ -28,6 +28,7 @@ from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.models import DualEncoder
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.prompts.classifier import Answer
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.triggers import load_trigger
 from clip_antidote.triggers.patch import PatchConfig, PatchTrigger
@@ -291,8 +292,8 @@ class FakeClassifier:
     def from_templates(cls, model: Any, classes: Any, templates: tuple[str, ...] = IMAGENET_TEMPLATES) -> Any:
         return cls(all(template.startswith("consider ") for template in templates))
 
-    def logits(self, features: torch.Tensor, look: Any = None) -> torch.Tensor:
-        return features[:, self.order]
+    def answer(self, features: torch.Tensor, look: Any = None) -> Answer:
+        return Answer(features[:, self.order], torch.zeros(len(features), dtype=torch.bool))
 
 
 def test_image_text_and_both_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

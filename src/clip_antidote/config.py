@@ -1,4 +1,4 @@
-"""Base of all configurations: strict pydantic models, read from YAML."""
+"""Bases of all settings and of all records: strict pydantic models; settings are read from YAML."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """Returns the settings as YAML, in their order of definition."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class Record(BaseModel):
+    """What is known about a result, typed: kept in files and read back; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 def merge_settings(file: Path | None, overrides: dict[str, Any]) -> dict[str, Any]:

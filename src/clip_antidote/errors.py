@@ -32,4 +32,4 @@ class UsageError(ClipAntidoteError):
 
 
 class ImplantError(ClipAntidoteError):
-    """An attack missed its implant gate."""
+    """An attack failed its implant check."""

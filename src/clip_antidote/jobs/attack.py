@@ -2,26 +2,85 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.implant_check import PASSED, implant_failure
 from clip_antidote.attacks.run import AttackResult, begin_attack, finish_attack
-from clip_antidote.data.captions import load_captions
-from clip_antidote.data.folders import load_images
+from clip_antidote.config import merge_settings
+from clip_antidote.data.captions import CaptionSet, load_captions
+from clip_antidote.data.folders import load_images, load_test_images
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.errors import DataError, ImplantError
-from clip_antidote.files import finished_record, state_folder, write_json
-from clip_antidote.jobs.results import write_trigger
+from clip_antidote.errors import ImplantError, UsageError
+from clip_antidote.files import write_json
+from clip_antidote.jobs.results import example_image, write_trigger
+from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
-from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.training.distributed import Ranks, joined
 
 KIND = "poisoned model"
+
+
+def make_attack(
+    name: str, file: Path | None = None, *, steps: int | None = None, given: Mapping[str, Any] | None = None
+) -> Attack:
+    """Makes an attack from its settings.
+
+    Args:
+        name: One of `clip-antidote ls attacks`.
+        file: YAML file with settings.
+        steps: Optimizer steps of the poisoned fine-tuning.
+        given: Other settings that win over the file's; None means not given.
+
+    Raises:
+        UsageError: There is no such attack, or a setting is wrong.
+    """
+    values = dict(given or {})
+    if values.get("poison_rate") is not None and values.get("poisoned") is not None:
+        raise UsageError("--poison-rate and --poisoned say the same in two ways; give one of them")
+    attack_class = ATTACKS.get(name)
+    settings = merge_settings(file, values)
+    if values.get("poison_rate") is not None:
+        settings["poisoned"] = None
+    if steps is not None:
+        settings["training"] = {**settings.get("training", {}), "steps": steps}
+    return attack_class(attack_class.config_class.build(settings))
+
+
+@dataclass(frozen=True)
+class AttackerData:
+    """What an attack trains and is measured on.
+
+    Attributes:
+        train: Labelled images to train on; None where captions alone are.
+        test: Labelled images to measure on.
+        captions: Image–caption pairs to train on.
+    """
+
+    train: LabelledImages | None
+    test: LabelledImages
+    captions: CaptionSet | None
+
+    @classmethod
+    def load(cls, attack: Attack, data: str, captions: str | None, classes: str | None) -> AttackerData:
+        """Finds what the settings of the attack ask for."""
+        only_captions = attack.config.train_on == "captions"
+        return cls(
+            None if only_captions else load_images(data, split="train", classes=classes),
+            load_test_images(data, classes=classes),
+            load_captions(captions) if captions else None,
+        )
+
+    def described(self) -> str:
+        """What the implant is measured on, in words."""
+        seen = self.train is not None and self.train.source.name(0) == self.test.source.name(0)
+        return f"{len(self.test)} {'training' if seen else 'test'} images"
 
 
 def run_attack_job(
@@ -60,55 +119,44 @@ def run_attack_job(
         ImplantError: The backdoor failed its implant check; the folder is written all the same.
         ClipAntidoteError: Bad input, in one sentence.
     """
-    with joined(device) as place:
+    begun = record = None
+    with joined(device) as place, workplace(out, KIND, writes=Ranks.current().first) as work:
         ranks = Ranks.current()
-        if ranks.first:
-            check_output(out, KIND)
-        only_captions = attack.config.train_on == "captions"
-        train = None if only_captions else load_images(data, split="train", classes=classes)
-        try:
-            test = load_images(data, split="test", classes=classes)
-        except DataError:
-            test = train if train is not None else load_images(data, split="train", classes=classes)
-        pairs = load_captions(captions) if captions else None
+        own = AttackerData.load(attack, data, captions, classes)
         model = load_model(spec, device=place)
-        settings = [model.sha256, attack.name, attack.config.model_dump(mode="json"), target, data, captions, classes]
-        state = state_folder(out, settings)
-        record = finished_record(out / "attack.json", state.name) if ranks.first else None
-        begun = None
+        config = attack.config.model_dump(mode="json")
+        state = work.resume([model.sha256, attack.name, config, target, data, captions, classes])
+        if ranks.first:
+            record = work.finished("attack.json")
         if not ranks.any(record is not None):
-            begun = begin_attack(
-                model, attack, train, test, target, captions=pairs, state=state if ranks.first else None
-            )
+            kept = state if ranks.first else None
+            begun = begin_attack(model, attack, own.train, own.test, target, captions=own.captions, state=kept)
     if not ranks.first:
         return {}
-    if record is None:
-        assert begun is not None
+    if begun is not None:
         implant, before = begun
         assert before is not None
-        result = finish_attack(implant, before, test)
+        result = finish_attack(implant, before, own.test)
         record = {
             "model": {"spec": spec, "sha256": model.sha256},
             "data": data,
             "captions": captions,
-            "measured_on": f"{len(test)} {'test' if test is not train else 'training'} images",
+            "measured_on": own.described(),
             **result.record(attack),
             "implant_check": implant_failure(attack, result) or PASSED,
-            "run": state.name,
+            "run": work.run,
         }
-        _write(out, result, record, test)
-        shutil.rmtree(state, ignore_errors=True)
+        with work.result() as folder:
+            _write(folder, result, record, own.test)
+    assert record is not None
     if record["implant_check"] != PASSED:
         raise ImplantError(record["implant_check"])
     return record
 
 
-def _write(out: Path, result: AttackResult, record: dict[str, Any], test: LabelledImages) -> None:
-    model = result.model
-    example = test.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255
-    with result_folder(out, KIND) as folder:
-        assert isinstance(model, OpenCLIPEncoder)
-        save_open_clip(model, None, folder)
-        write_trigger(folder / "trigger", result.trigger, example)
-        write_json(folder / "attack.json", record)
-        write_json(folder / "poisoned.json", result.implant.names)
+def _write(folder: Path, result: AttackResult, record: dict[str, Any], test: LabelledImages) -> None:
+    assert isinstance(result.model, OpenCLIPEncoder)
+    save_open_clip(result.model, None, folder)
+    write_trigger(folder / "trigger", result.trigger, example_image(result.model, test))
+    write_json(folder / "attack.json", record)
+    write_json(folder / "poisoned.json", result.implant.names)

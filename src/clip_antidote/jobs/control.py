@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.config import Config
 from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import finished_record, state_folder, write_json
+from clip_antidote.files import write_json
+from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
-from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.training.augment import STORE_MARGIN
 from clip_antidote.training.finetune import finetune
@@ -62,13 +62,41 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
     Returns:
         The record, as written to `control.json`.
     """
-    check_output(out, KIND)
-    model = load_model(spec, device=device)
-    state = state_folder(out, ["control", model.sha256, config.model_dump(mode="json"), data])
-    record = finished_record(out / "control.json", state.name)
-    if record is not None:
-        return record
-    train, test = load_images(data, split="train"), load_images(data, split="test")
+    with workplace(out, KIND) as work:
+        model = load_model(spec, device=device)
+        state = work.resume(["control", model.sha256, config.model_dump(mode="json"), data])
+        record = work.finished("control.json")
+        if record is not None:
+            return record
+        train, test = load_images(data, split="train"), load_images(data, split="test")
+        tuned, seconds = _finetuned(model, train, config, state)
+        before, after = (
+            measure(ZeroShotClassifier.from_templates(m, test.classes), encode_test_images(m, test)).metrics.to_dict()
+            for m in (model, tuned)
+        )
+        record = {
+            "model": {"spec": spec, "sha256": model.sha256},
+            "data": data,
+            "measured_on": f"{len(test)} test images",
+            "attack": "clean",
+            "target": None,
+            "config": config.model_dump(mode="json"),
+            "clean": before,
+            "poisoned": after,
+            "seconds": round(seconds, 1),
+            "implant_check": "none: not poisoned",
+            "run": work.run,
+        }
+        with work.result() as folder:
+            save_open_clip(tuned, None, folder)
+            write_json(folder / "control.json", record)
+    return record
+
+
+def _finetuned(
+    model: OpenCLIPEncoder, train: LabelledImages, config: ControlConfig, state: Path
+) -> tuple[OpenCLIPEncoder, float]:
+    """Fine-tunes a copy of the model and says how many seconds it took."""
     size = round(model.image_size * STORE_MARGIN)
     pairs = pairs_from_labels(train, model.tokenize, size, mode=model.resize_mode, class_bank=config.class_bank)
     tuned = copy.deepcopy(model).requires_grad_(True)
@@ -82,27 +110,4 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
         description="training a clean control",
         state_file=state / "training.pt",
     )
-    seconds = time.perf_counter() - start
-    before, after = (
-        measure(ZeroShotClassifier.from_templates(m, test.classes), encode_test_images(m, test)).metrics.to_dict()
-        for m in (model, tuned)
-    )
-    record = {
-        "model": {"spec": spec, "sha256": model.sha256},
-        "data": data,
-        "measured_on": f"{len(test)} test images",
-        "attack": "clean",
-        "target": None,
-        "config": config.model_dump(mode="json"),
-        "clean": before,
-        "poisoned": after,
-        "seconds": round(seconds, 1),
-        "implant_check": "none: not poisoned",
-        "run": state.name,
-    }
-    with result_folder(out, KIND) as folder:
-        assert isinstance(tuned, OpenCLIPEncoder)
-        save_open_clip(tuned, None, folder)
-        write_json(folder / "control.json", record)
-    shutil.rmtree(state, ignore_errors=True)
-    return record
+    return tuned, time.perf_counter() - start

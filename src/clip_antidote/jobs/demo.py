@@ -11,8 +11,7 @@ from clip_antidote.inversion.search import search_targets
 from clip_antidote.inversion.state import kept_search
 from clip_antidote.jobs.attack import KIND as POISONED
 from clip_antidote.jobs.attack import run_attack_job
-from clip_antidote.jobs.purify import example_image
-from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
+from clip_antidote.jobs.results import build_report, compare, example_image, pick_samples, write_result
 from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import load_model
 from clip_antidote.outputs import check_output

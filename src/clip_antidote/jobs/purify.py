@@ -14,7 +14,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.inversion.evidence import FEWEST
 from clip_antidote.inversion.search import search_targets
 from clip_antidote.inversion.state import kept_search
-from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
+from clip_antidote.jobs.results import build_report, compare, example_image, pick_samples, write_result
 from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.activation import activation_check
@@ -134,8 +134,3 @@ def choose_test_images(
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:MAX_TEST]
         rest = [rest[i] for i in sorted(order.tolist())]
     return test.subset(rest), f"{len(rest)} images that were not used as shots"
-
-
-def example_image(model: DualEncoder, images: LabelledImages) -> torch.Tensor:
-    """The first image [3, S, S] in [0, 1], for pictures of triggers."""
-    return images.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,52 @@ from clip_antidote.data.captions import load_captions
 from clip_antidote.data.embedded import is_embedded
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.data.sources import IMAGE_SUFFIXES, FileSource, ImageSource
+from clip_antidote.data.pictures import find_pictures
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.evaluate import class_index
 from clip_antidote.files import write_json
+from clip_antidote.jobs.attack import make_attack
 from clip_antidote.jobs.results import write_trigger
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.outputs import check_output, result_folder
 from clip_antidote.progress import track
 from clip_antidote.reporting import to_png
-from clip_antidote.triggers.base import Trigger
+from clip_antidote.triggers import Trigger, load_trigger
 
 KIND = "set of triggered images"
 DEFAULT_SIZE = 224
 BATCH = 64
+
+
+def make_trigger_maker(
+    attack: str | None,
+    trigger: str | None,
+    file: Path | None = None,
+    *,
+    steps: int | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Trigger | Attack:
+    """Loads a saved trigger, or makes the attack that makes one.
+
+    Args:
+        attack: Name of the attack.
+        trigger: Folder of a saved trigger, or the name of one, instead.
+        file: YAML file with settings of the attack.
+        steps: See `make_attack`.
+        given: See `make_attack`.
+
+    Raises:
+        UsageError: Both or neither are given, or a setting is wrong.
+        DataError: The trigger cannot be read.
+    """
+    if (attack is None) == (trigger is None):
+        raise UsageError("--trigger-only takes either --trigger with a saved trigger or --attack with a name")
+    if trigger is None:
+        return make_attack(attack or "", file, steps=steps, given=given)
+    if file is not None:
+        raise UsageError("--config holds the settings of an attack; with --trigger they come from the trigger")
+    return load_trigger(trigger)
 
 
 def run_trigger_job(
@@ -194,50 +224,3 @@ def check_place(data: str, out: Path) -> None:
     if inside and not is_embedded(data):
         raise DataError(f"the output {out} and the images {data} overlap; choose an output folder apart from them")
     check_output(out, KIND)
-
-
-def find_pictures(data: str) -> tuple[LabelledImages, list[str]]:
-    """Finds images and the names their PNG files get, which keep the folders of the input.
-
-    Returns:
-        The images (their labels say nothing) and one relative path each, ending in .png.
-
-    Raises:
-        DataError: There are none, or two of them would get the same name.
-    """
-    root = Path(data)
-    if is_embedded(data):
-        embedded = load_images(data, split="test").source
-        return _unlabelled(embedded), _png_names([embedded.name(i) for i in range(len(embedded))])
-    if not root.exists():
-        raise DataError(f"there is no folder or file {root}")
-    if root.is_dir():
-        found = (path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        files = sorted(path for path in found if not _hidden(path.relative_to(root)))
-        if not files:
-            raise DataError(f"{root} has no images; known are {', '.join(sorted(IMAGE_SUFFIXES))}")
-        return _unlabelled(FileSource(files)), _png_names([str(path.relative_to(root)) for path in files])
-    listed = load_images(root).source
-    names = [os.path.relpath(listed.name(i), root.parent) for i in range(len(listed))]
-    outside = next((name for name in names if Path(name).parts[0] == os.pardir), None)
-    if outside is not None:
-        raise DataError(f"{root} lists {outside}, which is outside of its folder; give the folder of the images")
-    return _unlabelled(listed), _png_names(names)
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _unlabelled(source: ImageSource) -> LabelledImages:
-    return LabelledImages(source, torch.zeros(len(source), dtype=torch.long), ("image",))
-
-
-def _png_names(names: Sequence[str]) -> list[str]:
-    taken: dict[str, str] = {}
-    for name in names:
-        png = str(Path(name).with_suffix(".png"))
-        if png in taken:
-            raise DataError(f"{taken[png]} and {name} would both be written as {png}; rename one of them")
-        taken[png] = name
-    return list(taken)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from clip_antidote.config import Config
+from clip_antidote.config import Record
 from clip_antidote.errors import DataError
 from clip_antidote.files import write_json
 from clip_antidote.purification.gate import GuardedHead
@@ -27,14 +27,14 @@ _HEAD = ("threshold", "second_look")
 """Settings of the gate that the head holds; the record's copies are left out of the file, so there is but one."""
 
 
-class BaseModelRef(Config):
+class BaseModelRef(Record):
     """The suspect model, which is not copied: its spec and the hash of its checkpoint."""
 
     spec: str
     sha256: str
 
 
-class HeadRef(Config):
+class HeadRef(Record):
     """What of a guarded head is no tensor: names of the targets, threshold of the gates, second look."""
 
     targets: tuple[str, ...]
@@ -42,7 +42,7 @@ class HeadRef(Config):
     second_look: bool
 
 
-class ArtefactConfig(Config):
+class ArtefactConfig(Record):
     """The content of `config.json`."""
 
     format: Literal[3] = FORMAT

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from clip_antidote.config import Config
+from clip_antidote.config import Record
 from clip_antidote.inversion.search import SearchResult
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.stopwatch import Stopwatch
@@ -18,10 +18,8 @@ VERSION: Literal[1] = 1
 Method = Literal["cbpt", "cbpt-gate"]
 
 
-class ScoreRow(Config):
+class ScoreRow(Record):
     """The evidence against one class, see `inversion.scoring.ClassScore`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     class_name: str = Field(alias="class")
     score: float
@@ -29,7 +27,7 @@ class ScoreRow(Config):
     inversion: float | None
 
 
-class TriggerRow(Config):
+class TriggerRow(Record):
     """A dummy trigger, see `inversion.bank.Dummy`.
 
     Attributes:
@@ -49,7 +47,7 @@ class TriggerRow(Config):
     file: str
 
 
-class PurificationRecord(Config):
+class PurificationRecord(Record):
     """How a purified classifier was made and what was found.
 
     Attributes:

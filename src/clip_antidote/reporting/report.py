@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from clip_antidote.config import Config
+from clip_antidote.config import Record
 from clip_antidote.purification.record import PurificationRecord
 
 CAVEAT = (
@@ -20,7 +20,7 @@ Rates = dict[str, Any]
 """A measurement as `Metrics.to_dict` gives it: keys of the metric table, with their intervals and counts."""
 
 
-class ModelFacts(Config):
+class ModelFacts(Record):
     """The suspect model."""
 
     spec: str = ""
@@ -40,10 +40,8 @@ class ModelFacts(Config):
         return head + separator + name if found else name
 
 
-class ClassChange(Config):
+class ClassChange(Record):
     """Clean accuracy of one class before and after, None where it has no test images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     class_name: str = Field(alias="class")
     before: float | None
@@ -51,7 +49,7 @@ class ClassChange(Config):
     count: int
 
 
-class PlantedAttack(Config):
+class PlantedAttack(Record):
     """The attack of a demo, which the reader is told afterwards."""
 
     name: str
@@ -60,7 +58,7 @@ class PlantedAttack(Config):
     seconds: float
 
 
-class Report(Config):
+class Report(Record):
     """Everything that is known about a purification.
 
     Attributes:
