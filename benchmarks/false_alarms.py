@@ -14,8 +14,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clip_antidote.benchmark.records import best_scores
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
-from clip_antidote.files import write_json
 from clip_antidote.inversion.search import TargetSearch
 from clip_antidote.inversion.views import make_views
 from clip_antidote.models import load_model
@@ -49,13 +50,13 @@ def main() -> None:
             )
             found = TargetSearch(model, zero_shot_weights(model, shots.classes), pool, inversion, seed=seed).find()
             scores = score_rows(found, shots.classes)
-            rows.append({"model": name, "seed": seed, "classes": len(shots.classes), "scores": scores})
+            rows.append({"model": name, "seed": seed, "classes": len(shots.classes), "scores": best_scores(scores)})
             print(
                 f"| {name} | {seed} | {scores[0]['class']} | {scores[0]['score']:.2f} | {scores[1]['score']:.2f} |",
                 flush=True,
             )
-            record = {"threshold": inversion.score_threshold, "shots": options.shots, "rows": rows}
-            write_json(options.out, {**record, "versions": library_versions()})
+            facts = {"threshold": inversion.score_threshold, "shots": options.shots}
+            write_rows(options.out, rows, **facts, versions=library_versions())
 
 
 if __name__ == "__main__":

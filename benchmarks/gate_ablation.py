@@ -18,9 +18,9 @@ from statistics import mean
 
 import torch
 
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
-from clip_antidote.files import write_json
 from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.inversion.search import TargetSearch
 from clip_antidote.inversion.views import make_views
@@ -123,7 +123,7 @@ def main() -> None:
         for name, make in FORMS.items():
             rows.append({"suspect": folder.name, "form": name, **rates(make(clean, data, centroids), features)})
             print(rows[-1], flush=True)
-        write_json(options.out, {"seed": seed, "rows": rows, "versions": library_versions()})
+        write_rows(options.out, rows, seed=seed, versions=library_versions())
     heads = ("form", "ASR (mean)", "ASR (largest)", "target CA", "target CA at ASR 0.3 %", "at 1 %")
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for name in FORMS:

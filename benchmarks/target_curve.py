@@ -18,9 +18,9 @@ import torch
 from matplotlib.figure import Figure
 
 from clip_antidote.benchmark.grid import THRESHOLDS
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
-from clip_antidote.files import write_json
 from clip_antidote.inversion.views import make_views
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -88,7 +88,8 @@ def main() -> None:
             for weight in WEIGHTS
         ]
     curves["undefended"] = [point(ZeroShotClassifier(model, hand.T, shots.classes), features, target)]
-    write_json(options.out.with_suffix(".json"), {"target": target, "curves": curves})
+    rows = [{"curve": name, "points": points} for name, points in curves.items()]
+    write_rows(options.out.with_suffix(".json"), rows, target=target)
     draw(curves, f"{options.suspect.name}: target-class CA against ASR", options.out)
 
 

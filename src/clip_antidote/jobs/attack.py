@@ -90,13 +90,13 @@ def run_attack_job(
             "captions": captions,
             "measured_on": f"{len(test)} {'test' if test is not train else 'training'} images",
             **result.record(attack),
-            "gate": gate_failure(attack, result) or PASSED,
+            "implant_check": gate_failure(attack, result) or PASSED,
             "run": state.name,
         }
         _write(out, result, record, test)
         shutil.rmtree(state, ignore_errors=True)
-    if record["gate"] != PASSED:
-        raise ImplantError(record["gate"])
+    if record["implant_check"] != PASSED:
+        raise ImplantError(record["implant_check"])
     return record
 
 

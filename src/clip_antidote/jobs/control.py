@@ -97,7 +97,7 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
         "clean": before,
         "poisoned": after,
         "seconds": round(seconds, 1),
-        "gate": "none: not poisoned",
+        "implant_check": "none: not poisoned",
         "run": state.name,
     }
     with result_folder(out, KIND) as folder:
