@@ -56,7 +56,10 @@ def _with_shots(runs: list[RunRecord]) -> list[RunRecord]:
     """Says the shots beside the defense where they differ."""
     if len({run.shots for run in runs}) == 1:
         return runs
-    return [run.model_copy(update={"defense": f"{run.defense}, {run.shots} shots"}) for run in runs]
+    return [
+        run.model_copy(update={"defense": f"{run.defense}, {run.shots} {'shot' if run.shots == 1 else 'shots'}"})
+        for run in runs
+    ]
 
 
 def results_table(runs: list[RunRecord]) -> str:
