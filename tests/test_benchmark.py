@@ -9,6 +9,7 @@ from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, all_runs, pr
 from clip_antidote.benchmark.records import RunRecord
 from clip_antidote.benchmark.store import read_runs, read_settings, read_suspects, write_suspects
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, with_parts, zoo_table
+from clip_antidote.cli import benchmark as cli
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
@@ -56,7 +57,9 @@ FAST = CBPTConfig.build(
 )
 
 
-def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tmp_path: Path) -> None:
+def test_a_grid_runs_resumes_and_makes_tables(
+    grid: GridConfig, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "bench"
     zoo = list(prepare_zoo(grid, problem, out))
     assert [suspect.name for suspect in zoo] == ["badnet-cat", "clean-again"], "the model itself needs no training"
@@ -93,6 +96,17 @@ def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tm
     (out / "kept" / "runs.jsonl").write_bytes((out / "runs.jsonl").read_bytes())
     assert results_table(read_runs(out / "kept")) == table, "the records alone give the same tables"
     assert zoo_table(read_suspects(out / "kept")).splitlines() == rows
+    (tmp_path / "grid.yaml").write_text(grid.to_yaml())
+    cli.prepare(tmp_path / "grid.yaml", problem, out)
+    cli.run(tmp_path / "grid.yaml", problem, out)
+    cli.zoo(out)
+    cli.table(out)
+    said = capsys.readouterr().out
+    assert "badnet-cat: CA " in said
+    assert "badnet-cat oracle seed 1: CA " in said
+    assert table in said
+    assert table in (out / "tables.md").read_text()
+    assert (out / "suspects.json").read_bytes() == (out / "kept" / "suspects.json").read_bytes()
 
 
 PERCENT = {"ca": 0.7, "mean_per_class_recall": 0.5, "asr_floor": 0.0, "target_ca": 0.6}

@@ -118,7 +118,15 @@ def test_a_log_sees_what_others_append_and_the_last_of_two_counts(tmp_path: Path
     assert mine.find(run(shots=2).key) is None, "another number of shots is another run"
 
 
-@pytest.mark.parametrize("line", ["{}", "no JSON", '{"schema_version": 2}'])
+def test_suspects_of_another_version_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'sig-hut' is none that this version wrote"):
+        SuspectRecord.from_attack("sig-hut", {"attack": "sig", "gate": "passed"})
+    (tmp_path / "suspects.json").write_text('{"sig-hut": {"attack": "sig"}}')
+    with pytest.raises(DataError, match=r"suspects\.json does not hold"):
+        read_suspects(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["{}", "no JSON", '{"schema_version": 2}', run().to_line().replace("[6,10]", "6")])
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "runs.jsonl").write_text(f"{run().to_line()}\n{line}\n")
     with pytest.raises(DataError, match=r"line 2 of .*runs\.jsonl"):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from clip_antidote.config import Config
+from clip_antidote.errors import DataError
 from clip_antidote.evaluation.metrics import Metrics
 
 BEST_SCORES = 5
@@ -17,7 +18,12 @@ BEST_SCORES = 5
 
 
 def _measured(value: Any) -> Metrics:
-    return value if isinstance(value, Metrics) else Metrics.from_counts(value)
+    if isinstance(value, Metrics):
+        return value
+    try:
+        return Metrics.from_counts(value)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"these are no counts: {value}") from error
 
 
 Measured = Annotated[
@@ -147,7 +153,21 @@ class SuspectRecord(Config):
 
     @classmethod
     def from_attack(cls, name: str, record: Mapping[str, Any]) -> Self:
-        """Takes what is needed from the content of `attack.json` or `control.json`, which hold rates."""
+        """Takes what is needed from the content of `attack.json` or `control.json`, which hold rates.
+
+        Raises:
+            DataError: It is the record of something else, or of another version.
+        """
+        try:
+            return cls._from_rates(name, record)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"the record of the model '{name}' is none that this version wrote; remove its folder and make it "
+                "again with `clip-antidote benchmark prepare`"
+            ) from error
+
+    @classmethod
+    def _from_rates(cls, name: str, record: Mapping[str, Any]) -> Self:
         values = {key: record[key] for key in cls.model_fields if key in record}
         values |= {key: Metrics.from_dict(record[key]) for key in ("clean", "poisoned")}
         if record.get("modalities"):

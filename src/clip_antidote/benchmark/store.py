@@ -153,8 +153,11 @@ def _suspects(folder: Path) -> list[SuspectRecord]:
     file = folder / "suspects.json"
     if not file.exists():
         return []
-    records = json.loads(file.read_text(encoding="utf-8"))
-    return [SuspectRecord(name=name, **record) for name, record in sorted(records.items())]
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+        return [SuspectRecord(name=name, **record) for name, record in sorted(records.items())]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} does not hold the records of suspects that this version writes") from error
 
 
 def write_suspects(folder: Path, suspects: Iterable[SuspectRecord]) -> None:
