@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.files import write_json
 from clip_antidote.inversion.alignment import alignment, best_similarity
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.models import DualEncoder, load_model
@@ -75,7 +75,7 @@ def main() -> None:
             )
             print(json.dumps(rows[-1]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, {"shots": options.shots, "views": options.views, "rows": rows})
+    write_rows(options.out, rows, shots=options.shots, views=options.views)
 
 
 if __name__ == "__main__":

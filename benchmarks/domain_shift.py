@@ -16,9 +16,10 @@ import torch
 import torchvision.transforms.v2.functional as tv
 
 from clip_antidote.benchmark.poisoned import PoisonedModel
+from clip_antidote.benchmark.store import write_rows
+from clip_antidote.benchmark.tables import mean_percent
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
-from clip_antidote.files import write_json
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
@@ -70,14 +71,14 @@ def main() -> None:
         hand = ZeroShotClassifier.from_templates(suspect.model, test.classes)
         for name, shift in SHIFTS.items():
             features = encode_test_images(suspect.model, test, trigger=suspect.trigger, shift=shift)
-            before, after = (measure(c, features, target=suspect.target).metrics.to_dict() for c in (hand, purified))
-            rows.append({"suspect": folder.name, "shift": name, "before": before, "after": after})
+            before, after = (measure(c, features, target=suspect.target).metrics for c in (hand, purified))
+            counts = {"before": before.to_counts(), "after": after.to_counts()}
+            rows.append({"suspect": folder.name, "shift": name, **counts})
             keys = ("ca", "asr", "asr_floor", "pa", "target_ca")
-            cells = [f"{100 * before[k]:.1f} → {100 * after[k]:.1f}" for k in keys]
+            cells = [f"{mean_percent([before.value(k)])} → {mean_percent([after.value(k)])}" for k in keys]
             print(f"| {folder.name} | {name} | " + " | ".join(cells) + " |", flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"seed": options.seed, "images": len(test), "rows": rows, "versions": library_versions()}
-        write_json(options.out, record)
+        write_rows(options.out, rows, seed=options.seed, images=len(test), versions=library_versions())
 
 
 if __name__ == "__main__":

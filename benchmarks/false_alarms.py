@@ -14,8 +14,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clip_antidote.benchmark.records import best_scores
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
-from clip_antidote.files import write_json
 from clip_antidote.inversion.search import search_targets
 from clip_antidote.models import load_model
 from clip_antidote.purification.config import CBPTConfig
@@ -43,15 +44,14 @@ def main() -> None:
             if any(row["model"] == name and row["seed"] == seed for row in rows):
                 continue
             seen = observe(load_model(spec), shots, config)
-            found = score_rows(search_targets(seen, inversion, seed), shots.classes)
-            scores = [row.model_dump(by_alias=True) for row in found]
-            rows.append({"model": name, "seed": seed, "classes": len(shots.classes), "scores": scores})
+            scores = score_rows(search_targets(seen, inversion, seed), shots.classes)
+            rows.append({"model": name, "seed": seed, "classes": len(shots.classes), "scores": best_scores(scores)})
             print(
-                f"| {name} | {seed} | {scores[0]['class']} | {scores[0]['score']:.2f} | {scores[1]['score']:.2f} |",
+                f"| {name} | {seed} | {scores[0].class_name} | {scores[0].score:.2f} | {scores[1].score:.2f} |",
                 flush=True,
             )
-            record = {"threshold": inversion.score_threshold, "shots": options.shots, "rows": rows}
-            write_json(options.out, {**record, "versions": library_versions()})
+            facts = {"threshold": inversion.score_threshold, "shots": options.shots}
+            write_rows(options.out, rows, **facts, versions=library_versions())
 
 
 if __name__ == "__main__":

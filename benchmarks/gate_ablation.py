@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from clip_antidote.benchmark.poisoned import PoisonedModel
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
-from clip_antidote.files import write_json
 from clip_antidote.inversion.search import search_targets
 from clip_antidote.purification.config import CBPTConfig, GateConfig
 from clip_antidote.purification.dummies import encode_dummies
@@ -102,7 +102,7 @@ def main() -> None:
         for name, make in FORMS.items():
             rows.append({"suspect": suspect.name, "form": name, **rates(make(material), features)})
             print(rows[-1], flush=True)
-        write_json(options.out, {"seed": seed, "rows": rows, "versions": library_versions()})
+        write_rows(options.out, rows, seed=seed, versions=library_versions())
     print_table(rows)
 
 

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from clip_antidote.benchmark.poisoned import PoisonedModel
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
 from clip_antidote.evaluation.metrics import compute_metrics
-from clip_antidote.files import write_json
 from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.inversion.bank import Dummy, invert_bank
 from clip_antidote.inversion.invert import Inverter
@@ -230,7 +230,7 @@ def main() -> None:
         def keep(name: str, found: dict[str, float], suspect: str = folder.name) -> None:
             rows.append({"suspect": suspect, "form": name, **found})
             print(rows[-1], flush=True)
-            write_json(options.out, {"seed": seed, "rows": rows, "versions": library_versions()})
+            write_rows(options.out, rows, seed=seed, versions=library_versions())
 
         measure_suspect(bench, {row["form"] for row in rows if row["suspect"] == folder.name}, keep)
     print_table(rows)

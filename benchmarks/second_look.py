@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from clip_antidote.benchmark.poisoned import PoisonedModel
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import encode_test_images
-from clip_antidote.files import write_json
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
@@ -150,7 +150,7 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
         counts = {"images": len(test), "validation_images": len(validation)}
-        write_json(options.out, {"seed": options.seed, **counts, "rows": rows, "versions": library_versions()})
+        write_rows(options.out, rows, seed=options.seed, **counts, versions=library_versions())
     print_table(rows)
 
 

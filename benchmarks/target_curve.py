@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from clip_antidote.benchmark.grid import THRESHOLDS
 from clip_antidote.benchmark.poisoned import PoisonedModel
+from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
-from clip_antidote.files import write_json
 from clip_antidote.inversion.observation import Observation
 from clip_antidote.inversion.search import SearchResult, known_triggers, search_targets
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -78,7 +78,8 @@ def main() -> None:
         curves[f"one weight, {name}"] = [point(head, features, target) for head in heads]
     undefended = ZeroShotClassifier(model, seen.weights.T, shots.classes)
     curves["undefended"] = [point(undefended, features, target)]
-    write_json(options.out.with_suffix(".json"), {"target": target, "curves": curves})
+    rows = [{"curve": name, "points": points} for name, points in curves.items()]
+    write_rows(options.out.with_suffix(".json"), rows, target=target)
     draw(curves, f"{suspect.name}: target-class CA against ASR", options.out)
 
 

@@ -1,8 +1,8 @@
-"""Draws ASR, CA and target-class CA against the shots per class, from benchmark folders with different shots.
+"""Draws ASR, CA and target-class CA against the shots per class, from benchmark folders.
 
-    python scripts/draw_shots.py runs/few1 runs/few2 runs/few4 runs/few8 runs/zoo_120 --out docs/shots.png
+    python scripts/draw_shots.py docs/records/shots_120 docs/records/zoo_120 --out docs/shots.png
 
-Only suspects that all folders hold are drawn, with the seeds that all share.
+Only suspects that were run with every number of shots are drawn, with the seeds that all share.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from clip_antidote.benchmark.grid import read_records
+from clip_antidote.benchmark.store import read_runs
+from clip_antidote.evaluation.metric_table import METRICS
+from clip_antidote.evaluation.metrics import Metrics
 
-PANELS = {"asr": "ASR", "ca": "CA", "target_ca": "CA of the target class"}
+PANELS = ("asr", "ca", "target_ca")
+LABELS = {metric.key: metric.label for metric in METRICS}
 
 
 def main() -> None:
@@ -23,29 +26,28 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    found: dict[int, dict[tuple[str, int], dict[str, float]]] = {}
+    found: dict[int, dict[tuple[str, int], Metrics]] = {}
     for folder in options.folders:
-        for record in read_records(folder):
-            if record["defense"] == "cbpt" and record["target"] is not None:
-                found.setdefault(record["shots"], {})[record["suspect"], record["seed"]] = record["after"]
+        for run in read_runs(folder):
+            if run.defense == "cbpt" and run.target is not None:
+                found.setdefault(run.shots, {})[run.suspect, run.seed] = run.after
     shots = sorted(found)
     common = sorted(set.intersection(*(set(cells) for cells in found.values())))
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.3), layout="constrained")
-    for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
+    for axis, key in zip(axes, PANELS, strict=True):
         for cell in common:
-            axis.plot(shots, [100 * found[k][cell][key] for k in shots], "o-", label=f"{cell[0]}, seed {cell[1]}")
-        axis.set(xscale="log", xlabel="clean images per class", title=f"{title} in %", xticks=shots)
+            axis.plot(
+                shots,
+                [100 * (found[k][cell].value(key) or 0.0) for k in shots],
+                "o-",
+                label=f"{cell[0]}, seed {cell[1]}",
+            )
+        axis.set(xscale="log", xlabel="clean images per class", title=f"{LABELS[key]} in %", xticks=shots)
         axis.set_xticklabels([str(k) for k in shots])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(options.out, dpi=100)
-    keys = ("ca", "asr", "pa", "target_ca")
-    print("| suspect | seed | shots | CA | ASR | PA | target CA |\n|---|---|---|---|---|---|---|")
-    for cell in common:
-        for k in shots:
-            rates = " | ".join(f"{100 * found[k][cell][key]:.1f}" for key in keys)
-            print(f"| {cell[0]} | {cell[1]} | {k} | {rates} |")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from clip_antidote.benchmark.grid import (
-    GridConfig,
-    SuspectConfig,
-    all_runs,
-    prepare_zoo,
-    read_records,
-    read_zoo,
-    run_grid,
-)
+from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, all_runs, prepare_zoo, run_grid
+from clip_antidote.benchmark.records import RunRecord
+from clip_antidote.benchmark.store import read_runs, read_settings, read_suspects, write_suspects
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, with_parts, zoo_table
+from clip_antidote.cli import benchmark as cli
 from clip_antidote.errors import DataError, UsageError
+from clip_antidote.evaluation.intervals import Rate
+from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.purification.config import CBPTConfig
 from conftest import draw_photos
 
@@ -54,48 +49,106 @@ FAST = CBPTConfig.build(
 )
 
 
-def test_a_grid_runs_resumes_and_makes_tables(grid: GridConfig, problem: str, tmp_path: Path) -> None:
+def test_a_grid_runs_resumes_and_makes_tables(
+    grid: GridConfig, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "bench"
     zoo = list(prepare_zoo(grid, problem, out))
-    assert [record["name"] for record in zoo] == ["badnet-cat", "clean-again"], "the model itself needs no training"
-    assert zoo[1]["config"]["seed"] == 1
+    assert [suspect.name for suspect in zoo] == ["badnet-cat", "clean-again"], "the model itself needs no training"
+    assert zoo[1].config["seed"] == 1
     assert (out / "zoo" / "clean-again" / "open_clip_model.safetensors").exists()
-    assert "did not take" in zoo[0]["implant_check"], "one step implants nothing, and the record says so"
+    assert "did not take" in zoo[0].implant_check, "one step implants nothing, and the record says so"
     records = list(run_grid(grid, problem, out, config=FAST))
     assert len(records) == len(all_runs(grid)) == 12
-    poisoned = [r for r in records if r["target"] == "cat"]
+    poisoned = [r for r in records if r.target == "cat"]
     assert len(poisoned) == 4
-    assert all({"asr", "asr_floor", "pa", "target_ca"} <= r["after"].keys() for r in poisoned)
-    assert all("asr" not in r["after"] for r in records if r["target"] is None)
-    first = out / "records" / all_runs(grid)[0].file
-    first.write_text(json.dumps({**json.loads(first.read_text()), "seconds": 12345}))
-    (out / "records" / all_runs(grid)[1].file).unlink()
+    assert all(None not in (r.after.asr, r.after.asr_floor, r.after.pa, r.after.target_ca) for r in poisoned)
+    assert all(r.after.asr is None for r in records if r.target is None)
+    assert {*read_settings(out)} == {key for r in records for key in (r.settings, r.versions)}
+    assert len({r.settings for r in records}) == 1, "settings are kept once, whatever the seed"
+    lines = (out / "runs.jsonl").read_text().splitlines(keepends=True)
+    changed = records[0].model_copy(update={"seconds": 12345.0})
+    (out / "runs.jsonl").write_text("".join([changed.to_line() + "\n", *lines[2:], lines[1][:100]]))
     again = list(run_grid(grid, problem, out, config=FAST))
-    assert again[0]["seconds"] == 12345, "what has a record is not run again"
-    assert again[1]["after"] == records[1]["after"], "the same seed gives the same result"
-    rows = zoo_table(read_zoo(out)).splitlines()
+    assert again[0].seconds == 12345, "what has a record is not run again"
+    assert again[1].after.to_counts() == records[1].after.to_counts(), "the same seed gives the same result"
+    rows = zoo_table(read_suspects(out)).splitlines()
     assert rows[2].startswith("| badnet-cat | 20 % | 1 |")
     assert rows[3].startswith("| clean-again | – | 1 |")
-    table = results_table(read_records(out))
+    table = results_table(read_runs(out))
     assert "| badnet-cat | cbpt |" in table
+    assert "| badnet-cat | (clean model) |" in table
     assert "| clean | none |" in table
     assert "| clean-again | none |" in table
     written = (out / "zoo" / "clean-again" / "control.json").stat().st_mtime_ns
     list(prepare_zoo(grid, problem, out))
     assert (out / "zoo" / "clean-again" / "control.json").stat().st_mtime_ns == written, "nothing is made twice"
-    assert "| oracle |" in summary_table(read_records(out))
+    assert "| oracle |" in summary_table(read_runs(out))
+    write_suspects(out / "kept", read_suspects(out))
+    (out / "kept" / "runs.jsonl").write_bytes((out / "runs.jsonl").read_bytes())
+    assert results_table(read_runs(out / "kept")) == table, "the records alone give the same tables"
+    assert zoo_table(read_suspects(out / "kept")).splitlines() == rows
+    (tmp_path / "grid.yaml").write_text(grid.to_yaml())
+    cli.prepare(tmp_path / "grid.yaml", problem, out)
+    cli.run(tmp_path / "grid.yaml", problem, out)
+    cli.zoo(out)
+    cli.table(out)
+    said = capsys.readouterr().out
+    assert "badnet-cat: CA " in said
+    assert "badnet-cat oracle seed 1: CA " in said
+    assert table in said
+    assert table in (out / "tables.md").read_text()
+    assert (out / "suspects.json").read_bytes() == (out / "kept" / "suspects.json").read_bytes()
+
+
+PERCENT = {"ca": 0.7, "mean_per_class_recall": 0.5, "asr_floor": 0.0, "target_ca": 0.6}
+
+
+def rates(**values: float) -> Metrics:
+    shares = {**PERCENT, **values}
+    recall = shares.pop("mean_per_class_recall")
+    return Metrics(
+        **{key: Rate(round(1000 * share), 1000) for key, share in shares.items()},  # type: ignore[arg-type]
+        mean_per_class_recall=recall,
+    )
+
+
+def run_record(**values: object) -> RunRecord:
+    return RunRecord.model_validate(
+        {
+            "suspect": "badnet-cat",
+            "attack": "badnet",
+            "target": "cat",
+            "targets_suspected": ["cat"],
+            "defense": "cbpt",
+            "seed": 0,
+            "shots": 16,
+            "seconds": 1.0,
+            "reference": rates(asr=0.01, pa=0.8),
+            "before": rates(asr=0.99, pa=0.05),
+            "after": rates(asr=0.01, pa=0.6),
+            **values,
+        }
+    )
 
 
 def test_the_curve_by_hand() -> None:
-    def run(*points: tuple[float, float, float]) -> dict[str, Any]:
-        rows = [{"threshold": t, "asr": asr, "target_ca": kept, "ca": 0.5, "pa": 0.25} for t, asr, kept in points]
-        return {"defense": "cbpt", "curve": rows}
+    def run(*points: tuple[float, float, float], seed: int) -> RunRecord:
+        curve = [(t, rates(asr=asr, target_ca=kept, ca=0.5, pa=0.25)) for t, asr, kept in points]
+        return run_record(curve=curve, seed=seed)
 
-    records = [run((0.0, 0.02, 0.8), (1.0, 0.0, 0.4)), run((0.0, 0.04, 0.6), (1.0, 0.001, 0.2)), {"defense": "cbpt"}]
+    records = [
+        run((0.0, 0.02, 0.8), (1.0, 0.0, 0.4), seed=0),
+        run((0.0, 0.04, 0.6), (1.0, 0.001, 0.2), seed=1),
+        run_record(seed=2),
+    ]
     lines = curve_table(records).splitlines()
-    assert lines[2] == "| 0 | 50.0 | 3.00 | 4.00 | 25.0 | 70.0 | 60.0 |"
-    assert lines[3] == "| 1 | 50.0 | 0.05 | 0.10 | 25.0 | 30.0 | 20.0 |"
-    assert curve_table([{"defense": "cbpt"}]) == ""
+    assert lines[0].startswith(
+        "| threshold | CA | mean recall | ASR | largest ASR | PA | target CA | lowest target CA |"
+    )
+    assert lines[2] == "| 0 | 50.0 | 50.0 | 3.00 | 4.00 | 25.0 | 70.0 | 60.0 |"
+    assert lines[3] == "| 1 | 50.0 | 50.0 | 0.05 | 0.10 | 25.0 | 30.0 | 20.0 |"
+    assert curve_table([run_record()]) == ""
 
 
 def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path) -> None:
@@ -103,41 +156,33 @@ def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path)
         all_runs(grid.model_copy(update={"defenses": ("nope",)}))
     with pytest.raises(DataError, match="benchmark prepare"):
         list(run_grid(grid, problem, tmp_path / "empty", config=FAST))
-    with pytest.raises(DataError, match="no records"):
-        read_records(tmp_path)
+    with pytest.raises(DataError, match="no runs"):
+        read_runs(tmp_path)
 
 
 def test_tables_show_the_same_run_with_less_of_the_defense() -> None:
-    def rates(asr: float, pa: float) -> dict[str, float]:
-        return {"ca": 0.7, "mean_per_class_recall": 0.5, "asr": asr, "asr_floor": 0.0, "pa": pa, "target_ca": 0.6}
-
-    record = {
-        "suspect": "badnet-cat",
-        "target": "cat",
-        "target_suspected": "cat",
-        "defense": "cbpt",
-        "seed": 0,
-        "seconds": 1.0,
-        "reference": rates(0.01, 0.8),
-        "before": rates(0.99, 0.05),
-        "after": rates(0.01, 0.6),
-        "after_one_look": rates(0.01, 0.4),
-        "after_single": rates(0.05, 0.2),
-    }
-    same = {**record, "seed": 1, "after_one_look": record["after"], "after_single": None}
+    parts = {"after_one_look": rates(asr=0.01, pa=0.4), "after_single": rates(asr=0.05, pa=0.2)}
+    record = run_record(**parts)
+    same = run_record(seed=1, after_one_look=record.after)
     rows = with_parts([record, same])
-    assert [row["defense"] for row in rows] == ["cbpt", "cbpt (one look)", "cbpt (one weight)", "cbpt"]
+    assert [row.defense for row in rows] == ["cbpt", "cbpt (one look)", "cbpt (one weight)", "cbpt"]
     lines = summary_table([record]).splitlines()
-    assert [line.split(" | ")[0] for line in lines[2:]] == [
-        "| none",
-        "| cbpt",
-        "| cbpt (one look)",
-        "| cbpt (one weight)",
-    ]
+    names = ["| none", "| cbpt", "| cbpt (one look)", "| cbpt (one weight)"]
+    assert [line.split(" | ")[0] for line in lines[2:]] == names
     assert lines[3].split(" | ")[2] == "50.0", "mean per-class recall"
     assert lines[4].split(" | ")[5] == "40.0", "PA"
-    assert lines[3].split(" | ")[9] == "75.0", "PA as share of the clean model's"
+    assert lines[3].split(" | ")[8] == "75.0", "PA as share of the clean model's"
+    assert lines[3].endswith("| 1.00 | 75.0 | 1/1 |"), "there is no column of an oracle that was not run"
     assert "one look" not in results_table([record])
-    older = {**record, "after": {k: v for k, v in rates(0.01, 0.6).items() if k != "mean_per_class_recall"}}
+    older = run_record(after=rates(asr=0.01, pa=0.6, mean_per_class_recall=None), seed=1)  # type: ignore[arg-type]
     assert "mean recall" in summary_table([record])
     assert "mean recall" not in summary_table([record, older]), "a mean over some of the records tells nothing"
+
+
+def test_shares_of_the_oracle_and_shots_are_told_apart() -> None:
+    oracle = run_record(defense="oracle", after=rates(asr=0.0, pa=0.75))
+    line = summary_table([run_record(), oracle]).splitlines()[3]
+    assert line.split(" | ")[8] == "80.0"
+    few = results_table([run_record(), run_record(shots=2)])
+    assert "| badnet-cat | cbpt, 2 shots |" in few
+    assert "| badnet-cat | cbpt, 16 shots |" in few

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from clip_antidote.attacks import ATTACKS
+from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, best_scores
+from clip_antidote.benchmark.store import RunLog
 from clip_antidote.config import Config
 from clip_antidote.data.folders import load_images
 from clip_antidote.defenses import DEFENSES
@@ -21,7 +23,7 @@ from clip_antidote.defenses.defend import defend
 from clip_antidote.errors import DataError, ImplantError, UsageError
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metric_table import METRICS
-from clip_antidote.files import write_json
+from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.jobs.attack import run_attack_job
 from clip_antidote.jobs.control import ControlConfig, run_control_job
 from clip_antidote.models import DualEncoder, load_model
@@ -91,10 +93,9 @@ class Run:
     defense: str
     seed: int
 
-    @property
-    def file(self) -> str:
-        """Name of its record."""
-        return f"{self.suspect.name}__{self.defense}__{self.seed}.json"
+    def key(self, shots: int) -> Key:
+        """What its record is found by."""
+        return self.suspect.name, self.defense, shots, self.seed
 
 
 def all_runs(grid: GridConfig) -> list[Run]:
@@ -108,10 +109,10 @@ def all_runs(grid: GridConfig) -> list[Run]:
     return [Run(s, defense, seed) for s in grid.suspects for seed in grid.seeds for defense in grid.defenses]
 
 
-def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") -> Iterator[dict[str, Any]]:
+def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") -> Iterator[SuspectRecord]:
     """Makes the poisoned models that are missing, `out/zoo/NAME`, yielding the record of each.
 
-    An attack that fails its implant check is kept, and its record says so under "implant_check".
+    An attack that fails its check is kept and its record says so under "implant_check".
     """
     for suspect in grid.suspects:
         folder = out / "zoo" / suspect.name
@@ -119,7 +120,8 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
             continue
         if suspect.attack == CLEAN:
             control = ControlConfig.build(suspect.settings)
-            yield {"name": suspect.name, **run_control_job(grid.model, control, data, folder, device=device)}
+            record = run_control_job(grid.model, control, data, folder, device=device)
+            yield SuspectRecord.from_attack(suspect.name, record)
             continue
         if suspect.target is None:
             raise UsageError(f"the suspect '{suspect.attack}' of the grid needs a target")
@@ -128,7 +130,7 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
         with suppress(ImplantError):  # its record says so
             run_attack_job(grid.model, attack, suspect.target, data, folder, device=device)
         record = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
-        yield {"name": suspect.name, **record}
+        yield SuspectRecord.from_attack(suspect.name, record)
 
 
 class _Suspect:
@@ -138,7 +140,6 @@ class _Suspect:
         folder = out / "zoo" / suspect.name
         self.model: DualEncoder
         self.trigger: Trigger | None = None
-        self.reference: dict[str, Any] | None = None
         self.test = load_images(data, split="test")
         if not suspect.trained:
             self.model = load_model(grid.model, device=device)
@@ -149,94 +150,85 @@ class _Suspect:
             self.model = load_model(f"local-dir:{folder}", device=device)
         if suspect.attack != CLEAN:
             self.trigger = load_trigger(folder / "trigger")
-            self.reference = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["clean"]
         self.features: TestFeatures = encode_test_images(self.model, self.test, trigger=self.trigger)
         self.hand = ZeroShotClassifier.from_templates(self.model, self.test.classes)
 
 
 def run_grid(
     grid: GridConfig, data: str, out: Path, *, config: CBPTConfig | None = None, device: str = "cpu"
-) -> Iterator[dict[str, Any]]:
-    """Runs what has no record yet, yielding every record, old and new, in order of the grid."""
+) -> Iterator[RunRecord]:
+    """Runs what has no record yet, yielding every record, old and new, in order of the grid.
+
+    Several processes may work on one folder; each leaves out what another has finished.
+    """
     config = config or CBPTConfig()
+    log = RunLog(out)
     loaded: dict[str, _Suspect] = {}
     for run in all_runs(grid):
-        file = out / "records" / run.file
-        if not file.exists():
+        record = log.find(run.key(grid.shots))
+        if record is None:
             name = run.suspect.name
             if name not in loaded:
                 loaded = {name: _Suspect(run.suspect, grid, data, out, device)}
-            write_json(file, _run(run, loaded[name], grid, data, config))
-        yield json.loads(file.read_text(encoding="utf-8"))
+            record, settings = _run(run, loaded[name], grid, data, config)
+            record = log.append(record, settings=settings, versions=library_versions())
+        yield record
 
 
-def _run(run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTConfig) -> dict[str, Any]:
+def _run(
+    run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTConfig
+) -> tuple[RunRecord, dict[str, Any] | None]:
+    """Makes one run; returns its record, and its settings but for the seed where it has any."""
     shots = load_images(data, shots=grid.shots, seed=run.seed)
-    settings = config.model_copy(update={"seed": run.seed})
     target = run.suspect.target
     start = time.perf_counter()
-    defended = defend(run.defense, suspect.model, shots, settings, truth=Truth(suspect.trigger, target))
+    own = config.model_copy(update={"seed": run.seed})
+    defended = defend(run.defense, suspect.model, shots, own, truth=Truth(suspect.trigger, target))
     seconds = round(time.perf_counter() - start, 2)
     features = suspect.features
     if defended.model is not suspect.model:
         features = encode_test_images(defended.model, suspect.test, trigger=suspect.trigger)
-    record: dict[str, Any] = {
-        "suspect": run.suspect.name,
-        "label": run.suspect.label,
-        "attack": run.suspect.attack,
-        "target": target,
-        "defense": run.defense,
-        "seed": run.seed,
-        "shots": grid.shots,
-        "before": measure(suspect.hand, suspect.features, target=target).metrics.to_dict(),
-        "after": measure(defended, features, target=target).metrics.to_dict(),
-        "reference": suspect.reference,
-        "target_suspected": None,
-        "seconds": seconds,
-        "versions": library_versions(),
-        "suspect_sha256": suspect.model.sha256,
-    }
+    found: dict[str, Any] = {}
+    settings = None
     if isinstance(defended, PurifiedCLIP):
-        record["after_single"] = measure(defended.single(), features, target=target).metrics.to_dict()
-        if defended.guard is not None and target is not None:
-            one_look = replace(features, look_clean=None, look_triggered=None)
-            record["after_one_look"] = measure(defended, one_look, target=target).metrics.to_dict()
-            record["curve"] = [_point(defended, features, target, threshold) for threshold in THRESHOLDS]
-        made = defended.record
-        assert made is not None
-        values = made.model_dump(mode="json", by_alias=True)
-        keys = ("targets_suspected", "scores", "triggers", "stages", "settings")
-        record |= {key: values[key] for key in keys}
-        record |= {"target_suspected": made.target_suspected, "score_threshold": made.score_threshold}
-    return record
+        found = _details(defended, features, target)
+        settings = defended.record.settings.model_dump(mode="json", exclude={"seed"}) if defended.record else None
+    record = RunRecord(
+        suspect=run.suspect.name,
+        label=run.suspect.label,
+        attack=run.suspect.attack,
+        target=target,
+        defense=run.defense,
+        seed=run.seed,
+        shots=grid.shots,
+        before=measure(suspect.hand, suspect.features, target=target).metrics,
+        after=measure(defended, features, target=target).metrics,
+        seconds=seconds,
+        suspect_sha256=suspect.model.sha256,
+        **found,
+    )
+    return record, settings
 
 
-def _point(defended: PurifiedCLIP, features: TestFeatures, target: str, threshold: float) -> dict[str, float]:
+def _details(defended: PurifiedCLIP, features: TestFeatures, target: str | None) -> dict[str, Any]:
+    """What a record holds of CBPT: what it found, and the same run with less of the defense."""
+    made = defended.record
+    assert made is not None
+    found: dict[str, Any] = {
+        "targets_suspected": made.targets_suspected,
+        "scores": best_scores(made.scores),
+        "stages": made.stages,
+        "after_single": measure(defended.single(), features, target=target).metrics,
+    }
+    if defended.guard is not None and target is not None:
+        one_look = replace(features, look_clean=None, look_triggered=None)
+        found["after_one_look"] = measure(defended, one_look, target=target).metrics
+        found["curve"] = tuple((t, _point(defended, features, target, t)) for t in THRESHOLDS)
+    return found
+
+
+def _point(defended: PurifiedCLIP, features: TestFeatures, target: str, threshold: float) -> Metrics:
     """One point of the curve: the rates with the gate at another threshold."""
     metrics = measure(defended.with_threshold(threshold), features, target=target).metrics
-    values = {metric.key: metrics.value(metric.key) or 0.0 for metric in METRICS if metric.along_curve}
-    return {"threshold": threshold, **values}
-
-
-def read_zoo(folder: Path) -> list[dict[str, Any]]:
-    """Reads the records of all models that `prepare_zoo` made, by name.
-
-    Raises:
-        DataError: There are none.
-    """
-    files = sorted([*(folder / "zoo").glob("*/attack.json"), *(folder / "zoo").glob("*/control.json")])
-    if not files:
-        raise DataError(f"there are no models in {folder / 'zoo'}; run `clip-antidote benchmark prepare` first")
-    return [{"name": file.parent.name, **json.loads(file.read_text(encoding="utf-8"))} for file in files]
-
-
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Reads all records of a benchmark folder.
-
-    Raises:
-        DataError: There are none.
-    """
-    files: Sequence[Path] = sorted((folder / "records").glob("*.json"))
-    if not files:
-        raise DataError(f"there are no records in {folder / 'records'}; run `clip-antidote benchmark run` first")
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    kept = {metric.key for metric in METRICS if metric.along_curve}
+    return Metrics.from_counts({key: value for key, value in metrics.to_counts().items() if key in kept})

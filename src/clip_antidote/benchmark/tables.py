@@ -1,157 +1,181 @@
-"""Tables from records, as Markdown."""
+"""Tables from records, as Markdown; rates in percent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
-from typing import Any
 
-from clip_antidote.evaluation.metric_table import METRICS
+from clip_antidote.benchmark.records import RunRecord, SuspectRecord
+from clip_antidote.evaluation.metric_table import METRICS, MISSING, Metric
+from clip_antidote.evaluation.metrics import Metrics
+
+BY_KEY = {metric.key: metric for metric in METRICS}
+ASR_DIGITS = BY_KEY["asr"].decimals
 
 
-def _percent(values: Iterable[float | None], digits: int = 1) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of a head and rows of cells."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def mean_percent(values: Iterable[float | None], digits: int = 1) -> str:
+    """The mean of what is known, in percent."""
     known = [value for value in values if value is not None]
-    return f"{100 * mean(known):.{digits}f}" if known else "–"
+    return f"{100 * mean(known):.{digits}f}" if known else MISSING
 
 
-def _columns(metrics: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """The rates to show and their heads; what older records lack is left out, for a mean over some tells nothing."""
-    newer = "mean_per_class_recall"
-    known = all(newer in m for m in metrics)
-    return {m.key: m.head for m in METRICS if m.in_tables and (known or m.key != newer)}
+def _columns(measured: Iterable[Metrics]) -> list[Metric]:
+    """The metrics to show; what some records lack is left out, for a mean over some of them tells nothing."""
+    complete = all(m.mean_per_class_recall is not None for m in measured)
+    return [m for m in METRICS if m.in_tables and (complete or m.counted)]
 
 
-def _head(*names: str) -> list[str]:
-    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-
-
-def _row(columns: Iterable[str], name: list[str], metrics: list[dict[str, Any]], more: list[str]) -> str:
-    cells = [*name, *(_percent(m.get(column) for m in metrics) for column in columns), *more]
-    return "| " + " | ".join(cells) + " |"
+def _means(columns: Iterable[Metric], measured: Sequence[Metrics]) -> list[str]:
+    return [mean_percent((m.value(column.key) for m in measured), column.decimals) for column in columns]
 
 
 PARTS = {"after_one_look": "one look", "after_single": "one weight"}
 """What a record holds of the same run with less: without the second look, and with one weight per class."""
 
 
-def with_parts(records: list[dict[str, Any]], parts: Iterable[str] = PARTS) -> list[dict[str, Any]]:
+def with_parts(runs: Iterable[RunRecord], parts: Iterable[str] = PARTS) -> list[RunRecord]:
     """Adds the same runs with less of the defense, where the records hold them and they differ."""
     out = []
-    for record in records:
-        out.append(record)
+    for run in runs:
+        out.append(run)
         for key in parts:
-            if record.get(key) is not None and record[key] != record["after"]:
-                out.append({**record, "after": record[key], "defense": f"{record['defense']} ({PARTS[key]})"})
+            measured: Metrics | None = getattr(run, key)
+            if measured is not None and measured != run.after:
+                name = f"{run.defense} ({PARTS[key]})"
+                out.append(run.model_copy(update={"after": measured, "defense": name}))
     return out
 
 
-def results_table(records: list[dict[str, Any]]) -> str:
-    """One row per suspect and defense, means over seeds in percent; undefended and clean model beside."""
-    columns = _columns(r["after"] for r in records)
-    lines = _head("suspect", "defense", *columns.values(), "ASR by seed", "target named", "seconds")
-    records = with_parts(records, ["after_single"])
-    for suspect in sorted({r["suspect"] for r in records}):
-        rows = [r for r in records if r["suspect"] == suspect]
-        if rows[0]["reference"]:
-            lines.append(_row(columns, [suspect, "(clean model)"], [rows[0]["reference"]], ["", "", ""]))
-        lines.append(_row(columns, [suspect, "none"], [rows[0]["before"]], ["", "", ""]))
-        for defense in dict.fromkeys(r["defense"] for r in rows):
-            runs = sorted((r for r in rows if r["defense"] == defense), key=lambda r: r["seed"])
-            by_seed = " ".join(_percent([r["after"].get("asr")], 2) for r in runs)
-            named = sum(r["target_suspected"] == r["target"] for r in runs)
-            seconds = f"{mean(r['seconds'] for r in runs):.0f}"
-            lines.append(
-                _row(
-                    columns,
-                    [suspect, defense],
-                    [r["after"] for r in runs],
-                    [by_seed, f"{named}/{len(runs)}", seconds],
-                )
-            )
-    return "\n".join(lines)
+def _with_shots(runs: list[RunRecord]) -> list[RunRecord]:
+    """Says the shots beside the defense where they differ."""
+    if len({run.shots for run in runs}) == 1:
+        return runs
+    return [
+        run.model_copy(update={"defense": f"{run.defense}, {run.shots} {'shot' if run.shots == 1 else 'shots'}"})
+        for run in runs
+    ]
 
 
-def summary_table(records: list[dict[str, Any]]) -> str:
-    """One row per defense, means over all poisoned suspects and seeds in percent."""
-    poisoned = [r for r in with_parts(records) if r["target"] is not None]
-    columns = _columns(r["after"] for r in poisoned)
-    lines = _head(
-        "defense",
-        *columns.values(),
-        "largest ASR",
-        "PA / PA of the oracle",
-        "PA / PA of the clean model",
-        "target named",
+def results_table(runs: list[RunRecord]) -> str:
+    """One row per suspect and defense, means over seeds; undefended and clean model beside."""
+    columns = _columns(run.after for run in runs)
+    rows = []
+    runs = with_parts(_with_shots(runs), ["after_single"])
+    for suspect in sorted({run.suspect for run in runs}):
+        own = [run for run in runs if run.suspect == suspect]
+        if own[0].reference is not None:
+            rows.append([suspect, "(clean model)", *_means(columns, [own[0].reference]), "", "", ""])
+        rows.append([suspect, "none", *_means(columns, [own[0].before]), "", "", ""])
+        for defense in dict.fromkeys(run.defense for run in own):
+            these = sorted((run for run in own if run.defense == defense), key=lambda run: run.seed)
+            by_seed = " ".join(mean_percent([run.after.value("asr")], ASR_DIGITS) for run in these)
+            cells = _means(columns, [run.after for run in these])
+            rows.append([suspect, defense, *cells, by_seed, _named(these), f"{mean(r.seconds for r in these):.0f}"])
+    heads = [column.head for column in columns]
+    return markdown(["suspect", "defense", *heads, "ASR by seed", "target named", "seconds"], rows)
+
+
+def _named(runs: Sequence[RunRecord]) -> str:
+    return f"{sum(run.named for run in runs)}/{len(runs)}"
+
+
+def largest(runs: Iterable[Metrics], key: str = "asr") -> float | None:
+    """The largest value of a metric, None where it was never measured."""
+    return max((value for m in runs if (value := m.value(key)) is not None), default=None)
+
+
+def kept_share(runs: Iterable[RunRecord], key: str = "pa") -> float | None:
+    """The mean of what is left of the clean model's metric, over the runs that know it."""
+    pairs = [(run.after.value(key), run.reference.value(key)) for run in runs if run.reference is not None]
+    shares = [after / clean for after, clean in pairs if after is not None and clean]
+    return mean(shares) if shares else None
+
+
+def summary_table(runs: list[RunRecord]) -> str:
+    """One row per defense, means over all poisoned suspects and seeds."""
+    poisoned = with_parts(_with_shots([run for run in runs if run.target is not None]))
+    columns = _columns(run.after for run in poisoned)
+    oracle = {(run.suspect, run.seed): run.after.value("pa") for run in poisoned if run.defense == "oracle"}
+    undefended = list({run.suspect: run.before for run in poisoned}.values())
+    oracle_head = ["PA / PA of the oracle"] if oracle else []
+    heads = [column.head for column in columns]
+    rows = [
+        ["none", *_means(columns, undefended), mean_percent([largest(undefended)], ASR_DIGITS)]
+        + [""] * (2 + len(oracle_head))
+    ]
+    for defense in dict.fromkeys(run.defense for run in poisoned):
+        these = [run for run in poisoned if run.defense == defense]
+        after = [run.after for run in these]
+        cells = [*_means(columns, after), mean_percent([largest(after)], ASR_DIGITS)]
+        if oracle:
+            cells.append(mean_percent(_oracle_shares(these, oracle)))
+        rows.append([defense, *cells, mean_percent([kept_share(these)]), _named(these)])
+    return markdown(
+        ["defense", *heads, "largest ASR", *oracle_head, "PA / PA of the clean model", "target named"], rows
     )
-    oracle = {(r["suspect"], r["seed"]): r["after"]["pa"] for r in poisoned if r["defense"] == "oracle"}
-    undefended = list({r["suspect"]: r["before"] for r in poisoned}.values())
-    lines.append(
-        _row(columns, ["none"], undefended, [_percent([max((m["asr"] for m in undefended), default=0)]), "", "", ""])
-    )
-    for defense in dict.fromkeys(r["defense"] for r in poisoned):
-        runs = [r for r in poisoned if r["defense"] == defense]
-        shares = [
-            r["after"]["pa"] / oracle[r["suspect"], r["seed"]] for r in runs if oracle.get((r["suspect"], r["seed"]))
-        ]
-        kept = [r["after"]["pa"] / r["reference"]["pa"] for r in runs if r["reference"]]
-        named = sum(r["target_suspected"] == r["target"] for r in runs)
-        more = [_percent([max(r["after"]["asr"] for r in runs)], 2), _percent(shares), _percent(kept)]
-        lines.append(_row(columns, [defense], [r["after"] for r in runs], [*more, f"{named}/{len(runs)}"]))
-    return "\n".join(lines)
 
 
-def curve_table(records: list[dict[str, Any]]) -> str:
+def _oracle_shares(runs: Iterable[RunRecord], oracle: dict[tuple[str, int], float | None]) -> list[float]:
+    pairs = [(run.after.value("pa"), oracle.get((run.suspect, run.seed))) for run in runs]
+    return [pa / best for pa, best in pairs if pa is not None and best]
+
+
+EXTREMES: dict[str, tuple[str, Callable[[list[float]], float]]] = {
+    "asr": ("largest", max),
+    "target_ca": ("lowest", min),
+}
+"""The worst of the runs, shown beside the mean along the curve."""
+
+
+def curve_table(runs: Iterable[RunRecord]) -> str:
     """ASR against target-class CA along the gate's threshold, means over all runs whose target was found.
 
     Runs without a gate have no curve; empty where there is none at all.
     """
-    runs = [r for r in records if r.get("curve") and r["defense"] == "cbpt"]
-    if not runs:
+    curves = [run.curve for run in runs if run.curve and run.defense == "cbpt"]
+    if not curves:
         return ""
-    lines = _head("threshold", "CA", "ASR", "largest ASR", "PA", "target CA", "lowest target CA")
-    for points in zip(*(run["curve"] for run in runs), strict=True):
-        values = {key: [point[key] for point in points] for key in ("ca", "asr", "pa", "target_ca")}
-        cells = [
-            f"{points[0]['threshold']:g}",
-            _percent(values["ca"]),
-            _percent(values["asr"], 2),
-            _percent([max(values["asr"])], 2),
-            _percent(values["pa"]),
-            _percent(values["target_ca"]),
-            _percent([min(values["target_ca"])]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    points = [metrics for curve in curves for _, metrics in curve]
+    columns = [column for column in _columns(points) if column.along_curve]
+    heads, rows = ["threshold"], []
+    for column in columns:
+        worst = EXTREMES.get(column.key)
+        heads += [column.head, *([f"{worst[0]} {column.head}"] if worst else [])]
+    for step in zip(*curves, strict=True):
+        cells = [f"{step[0][0]:g}"]
+        for column in columns:
+            values = [value for _, m in step if (value := m.value(column.key)) is not None]
+            cells.append(mean_percent(values, column.decimals))
+            if worst := EXTREMES.get(column.key):
+                cells.append(mean_percent([worst[1](values)] if values else [], column.decimals))
+        rows.append(cells)
+    return markdown(heads, rows)
 
 
-def zoo_table(records: list[dict[str, Any]]) -> str:
-    """One row per model of the zoo: what the attack did, in percent, and the clean model beside it.
-
-    Args:
-        records: Records of `prepare_zoo`.
-    """
-    columns = _columns(record["poisoned"] for record in records)
-    lines = _head(
-        "model",
-        "poison",
-        "steps",
-        "CA clean",
-        *columns.values(),
-        "ASR clean model",
-        "PA clean model",
-        "seconds",
-        "implant check",
-    )
-    for record in records:
-        clean, poisoned, config = record["clean"], record["poisoned"], record["config"]
-        rate = config.get("poison_rate")
-        name = [
-            record["name"],
-            "–" if rate is None else f"{100 * rate:g} %",
-            str(config["training"]["steps"]),
-            _percent([clean["ca"]]),
-        ]
-        reference = [_percent([clean.get("asr")]), _percent([clean.get("pa")])]
-        check = record["implant_check"].split(":")[0]
-        lines.append(_row(columns, name, [poisoned], [*reference, f"{record['seconds']:.0f}", check]))
-    return "\n".join(lines)
+def zoo_table(suspects: list[SuspectRecord]) -> str:
+    """One row per model of the zoo: what the attack did, and the clean model beside it."""
+    columns = _columns(suspect.poisoned for suspect in suspects)
+    rows = []
+    for suspect in suspects:
+        rate = suspect.config.get("poison_rate")
+        rows.append(
+            [
+                suspect.name,
+                MISSING if rate is None else f"{100 * rate:g} %",
+                str(suspect.config["training"]["steps"]),
+                mean_percent([suspect.clean.value("ca")]),
+                *_means(columns, [suspect.poisoned]),
+                mean_percent([suspect.clean.value("asr")], ASR_DIGITS),
+                mean_percent([suspect.clean.value("pa")]),
+                f"{suspect.seconds:.0f}",
+                suspect.implant_check.split(":")[0],
+            ]
+        )
+    heads = ["model", "poison", "steps", "CA clean", *(column.head for column in columns)]
+    return markdown([*heads, "ASR clean model", "PA clean model", "seconds", "implant check"], rows)

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, read_records, read_zoo, run_grid
+from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, run_grid
+from clip_antidote.benchmark.store import read_runs, read_suspects, write_suspects
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
 from clip_antidote.cli.common import ConfigFile, Device, console
 from clip_antidote.config import read_yaml
-from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.jobs.purify import purify_settings
 
 app = typer.Typer(help="Compare defenses on poisoned models; resumable.", no_args_is_help=True)
 
@@ -24,12 +25,12 @@ Out = Annotated[Path, typer.Option(help="Benchmark folder.")]
 @app.command("prepare")
 def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
     """Make the poisoned models of a grid that are missing."""
-    for record in prepare_zoo(GridConfig.build(read_yaml(grid)), data, out, device=device):
-        poisoned = record["poisoned"]
-        asr = f", ASR {poisoned['asr']:.1%}" if "asr" in poisoned else ""
+    for suspect in prepare_zoo(GridConfig.build(read_yaml(grid)), data, out, device=device):
+        poisoned = suspect.poisoned
+        asr = f", ASR {poisoned.asr.value:.1%}" if poisoned.asr else ""
         console.print(
-            f"{record['name']}: CA {record['clean']['ca']:.1%} → {poisoned['ca']:.1%}{asr}, "
-            f"implant check {record['implant_check']}",
+            f"{suspect.name}: CA {suspect.clean.ca.value:.1%} → {poisoned.ca.value:.1%}{asr}, "
+            f"implant check {suspect.implant_check}",
             highlight=False,
         )
 
@@ -37,28 +38,30 @@ def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
 @app.command("run")
 def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Device = "cpu") -> None:
     """Run the cells of a grid that have no record yet."""
-    settings = CBPTConfig.build(read_yaml(config) if config else {})
+    settings = purify_settings(config)
     for record in run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device):
-        after = record["after"]
-        asr = f", ASR {after['asr']:.2%}, PA {after['pa']:.1%}" if "asr" in after else ""
+        after = record.after
+        asr = f", ASR {after.asr.value:.2%}, PA {after.pa.value:.1%}" if after.asr and after.pa else ""
         console.print(
-            f"{record['suspect']} {record['defense']} seed {record['seed']}: CA {record['before']['ca']:.1%} → "
-            f"{after['ca']:.1%}{asr}, target {record['target_suspected']}, {record['seconds']:.0f} s",
+            f"{record.suspect} {record.defense} seed {record.seed}: CA {record.before.ca.value:.1%} → "
+            f"{after.ca.value:.1%}{asr}, target {record.target_suspected}, {record.seconds:.0f} s",
             highlight=False,
         )
 
 
 @app.command("zoo")
 def zoo(out: Out) -> None:
-    """Print the table of the poisoned models as Markdown, and write it to zoo.md."""
-    _print_table(zoo_table(read_zoo(out)), out / "zoo.md")
+    """Print the table of the poisoned models as Markdown; write it to zoo.md, its records to suspects.json."""
+    suspects = read_suspects(out)
+    write_suspects(out, suspects)
+    _print_table(zoo_table(suspects), out / "zoo.md")
 
 
 @app.command("table")
 def table(out: Out) -> None:
     """Print the tables of the results as Markdown, and write them to tables.md."""
-    records = read_records(out)
-    tables = [summary_table(records), results_table(records), curve_table(records)]
+    runs = read_runs(out)
+    tables = [summary_table(runs), results_table(runs), curve_table(runs)]
     _print_table("\n\n".join(part for part in tables if part), out / "tables.md")
 
 

@@ -148,6 +148,10 @@ def run_attack_job(
         }
         with work.result() as folder:
             _write(folder, result, record, own.test)
+    return _checked(record)
+
+
+def _checked(record: dict[str, Any] | None) -> dict[str, Any]:
     assert record is not None
     if record["implant_check"] != PASSED:
         raise ImplantError(record["implant_check"])

@@ -1,0 +1,106 @@
+"""What the tables of the documentation are made of: the records, the list of tables, and how rates are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clip_antidote.benchmark.records import RunRecord, SuspectRecord
+from clip_antidote.benchmark.store import read_runs, read_settings, read_suspects
+from clip_antidote.benchmark.tables import ASR_DIGITS, mean_percent
+from clip_antidote.evaluation.metrics import Metrics
+
+ATTACKS = ("badnet", "blended", "sig", "ssba", "wanet", "trojvqa", "badclip")
+TARGETS = ("church", "sunflower")
+
+
+class Records:
+    """What `docs/records` holds, read once.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def file(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a file, the measurements among their values read."""
+        parts = ("before", "after", "after_single", "reference", "clean")
+        return [
+            {k: Metrics.from_counts(v) if k in parts and "ca" in v else v for k, v in row.items()}
+            for row in self.file(name)["rows"]
+        ]
+
+    @cached_property
+    def zoo(self) -> list[RunRecord]:
+        return read_runs(self.folder / "zoo_120")
+
+    @cached_property
+    def shots(self) -> list[RunRecord]:
+        return read_runs(self.folder / "shots_120")
+
+    @cached_property
+    def suspects(self) -> list[SuspectRecord]:
+        return read_suspects(self.folder / "zoo_120")
+
+    @cached_property
+    def main(self) -> list[RunRecord]:
+        """The 42 runs: seven attacks, two targets, three seeds, the default."""
+        return [
+            run
+            for attack in ATTACKS
+            for target in TARGETS
+            for run in self.zoo
+            if (run.attack, run.target, run.label, run.defense) == (attack, target, None, "cbpt")
+        ]
+
+    @cached_property
+    def threshold(self) -> float:
+        """The evidence from which a class is suspected."""
+        return read_settings(self.folder / "zoo_120")[self.main[0].settings or ""]["inversion"]["score_threshold"]
+
+
+Builder = Callable[[Records], str]
+TABLES: dict[str, Builder] = {}
+
+
+def table(name: str) -> Callable[[Builder], Builder]:
+    """Registers the builder of a table under the name its marker has."""
+
+    def register(builder: Builder) -> Builder:
+        TABLES[name] = builder
+        return builder
+
+    return register
+
+
+def cell(metrics: Metrics | None, key: str) -> str:
+    """One rate in percent, attack success with two decimals."""
+    return mean_percent([metrics.value(key) if metrics else None], ASR_DIGITS if key == "asr" else 1)
+
+
+def change(before: Metrics, after: Metrics, key: str) -> str:
+    """A rate before and after, in percent."""
+    return f"{mean_percent([before.value(key)])} → {cell(after, key)}"
+
+
+def averages(measured: Sequence[Metrics], *keys: str) -> list[str]:
+    """The means of rates, in percent."""
+    return [mean_percent(m.value(key) for m in measured) for key in keys]
+
+
+def one_per_suspect(runs: Iterable[RunRecord]) -> list[RunRecord]:
+    """The first run of every suspect, for what does not depend on the seed."""
+    return list({run.suspect: run for run in reversed(list(runs))}.values())
+
+
+def at_threshold(runs: Iterable[RunRecord], threshold: float) -> list[Metrics]:
+    """The measurements with the gate at a threshold."""
+    return [metrics for run in runs for t, metrics in run.curve if t == threshold]

@@ -1,0 +1,181 @@
+"""The files of a benchmark folder: `runs.jsonl`, `suspects.json` and `settings.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, compact, fingerprint
+from clip_antidote.errors import DataError
+from clip_antidote.files import atomic_path
+
+
+class RunLog:
+    """The runs of a benchmark folder, a line each; several processes may append to one.
+
+    Attributes:
+        runs: The runs that were read so far.
+
+    Args:
+        folder: The benchmark folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "runs.jsonl"
+        self.settings_file = folder / "settings.json"
+        self.runs: dict[Key, RunRecord] = {}
+        self._read = self._line = 0
+
+    def find(self, key: Key) -> RunRecord | None:
+        """The run with this key, None where there is none yet; sees what other processes have appended."""
+        self.refresh()
+        return self.runs.get(key)
+
+    def refresh(self) -> None:
+        """Reads the lines that came since.
+
+        A last line without its end is left alone: it is being written, or was cut off.
+
+        Raises:
+            DataError: A line is no record of a run.
+        """
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as file:
+            file.seek(self._read)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            self._line += 1
+            try:
+                run = RunRecord.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(
+                    f"line {self._line} of {self.file} is not the record of a run; remove the line, and the run is "
+                    "made again"
+                ) from error
+            self.runs[run.key] = run
+        self._read += len(whole)
+
+    def append(
+        self, run: RunRecord, *, settings: Mapping[str, Any] | None = None, versions: Mapping[str, Any] | None = None
+    ) -> RunRecord:
+        """Adds a run, its settings and versions by their keys, and returns it as it was written.
+
+        Raises:
+            DataError: The folder cannot be written to.
+        """
+        shared = {fingerprint(value): value for value in (settings, versions) if value is not None}
+        changes = {"settings": settings and fingerprint(settings), "versions": versions and fingerprint(versions)}
+        run = run.model_copy(update={name: key for name, key in changes.items() if key})
+        with _locked(self.file) as file:
+            known = read_settings(self.settings_file.parent)
+            if not shared.keys() <= known.keys():
+                write_lines(self.settings_file, {**known, **shared})
+            _end_with_a_line(file)
+            line = (run.to_line() + "\n").encode()
+            if os.write(file, line) != len(line):
+                raise DataError(f"cannot write {self.file}: the disk is full")
+            os.fsync(file)
+        return run
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    import fcntl  # reading works without it, on systems that have none
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; choose another output folder") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _end_with_a_line(file: int) -> None:
+    """Cuts off what a killed process left of its line."""
+    size = os.fstat(file).st_size
+    content = os.pread(file, size, 0)
+    os.ftruncate(file, content.rfind(b"\n") + 1)
+
+
+def read_settings(folder: Path) -> dict[str, dict[str, Any]]:
+    """Settings and library versions of the runs by their keys, empty where there are none."""
+    file = folder / "settings.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def read_runs(folder: Path) -> list[RunRecord]:
+    """Reads all runs of a benchmark folder, ordered by suspect, defense, shots and seed.
+
+    Raises:
+        DataError: There are none, or a line is no record.
+    """
+    log = RunLog(folder)
+    log.refresh()
+    if not log.runs:
+        raise DataError(f"there are no runs in {log.file}; run `clip-antidote benchmark run` first")
+    suspects = {suspect.name: suspect for suspect in _suspects(folder)}
+
+    def with_reference(run: RunRecord) -> RunRecord:
+        suspect = suspects.get(run.suspect)
+        return run.model_copy(update={"reference": suspect.clean}) if suspect and suspect.target else run
+
+    return [with_reference(log.runs[key]) for key in sorted(log.runs)]
+
+
+def read_suspects(folder: Path) -> list[SuspectRecord]:
+    """Reads the records of all models of a zoo, by name: from their folders, or where there are none `suspects.json`.
+
+    Raises:
+        DataError: There are neither.
+    """
+    found = _suspects(folder)
+    if not found:
+        raise DataError(f"there are no models in {folder / 'zoo'}; run `clip-antidote benchmark prepare` first")
+    return found
+
+
+def _suspects(folder: Path) -> list[SuspectRecord]:
+    files = sorted([*(folder / "zoo").glob("*/attack.json"), *(folder / "zoo").glob("*/control.json")])
+    if files:
+        return [SuspectRecord.from_attack(f.parent.name, json.loads(f.read_text(encoding="utf-8"))) for f in files]
+    file = folder / "suspects.json"
+    if not file.exists():
+        return []
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+        return [SuspectRecord(name=name, **record) for name, record in sorted(records.items())]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} does not hold the records of suspects that this version writes") from error
+
+
+def write_suspects(folder: Path, suspects: Iterable[SuspectRecord]) -> None:
+    """Writes `suspects.json`, which stands for the models where they are too large to keep."""
+    entries = {s.name: s.model_dump(mode="json", exclude_defaults=True) for s in suspects}
+    write_lines(folder / "suspects.json", entries)
+
+
+def write_lines(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON object with a line per entry, whole or not at all."""
+    lines = ",\n".join(f"{json.dumps(key, ensure_ascii=False)}: {compact(value)}" for key, value in values.items())
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], **facts: Any) -> None:
+    """Writes a JSON object of facts and "rows", a line per row, whole or not at all."""
+    head = "".join(f"{json.dumps(key)}: {compact(value)},\n" for key, value in facts.items())
+    lines = ",\n".join(compact(row) for row in rows)
+    with atomic_path(path) as temporary:
+        temporary.write_text(f'{{\n{head}"rows": [\n{lines}\n]\n}}\n', encoding="utf-8")
