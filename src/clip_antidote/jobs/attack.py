@@ -9,8 +9,10 @@ from typing import Any
 
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import Attack
+from clip_antidote.attacks.implant import Implant
 from clip_antidote.attacks.implant_check import PASSED, implant_failure
-from clip_antidote.attacks.run import AttackResult, begin_attack, finish_attack
+from clip_antidote.attacks.measuring import Measured
+from clip_antidote.attacks.run import begin_attack, finish_attack
 from clip_antidote.config import merge_settings
 from clip_antidote.data.captions import CaptionSet, load_captions
 from clip_antidote.data.folders import load_images, load_test_images
@@ -18,7 +20,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import ImplantError, UsageError
 from clip_antidote.files import write_json
 from clip_antidote.jobs.results import example_image, write_trigger
-from clip_antidote.jobs.workplace import workplace
+from clip_antidote.jobs.workplace import Workplace, workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -134,21 +136,36 @@ def run_attack_job(
     if not ranks.first:
         return {}
     if begun is not None:
-        implant, before = begun
-        assert before is not None
-        result = finish_attack(implant, before, own.test)
-        record = {
-            "model": {"spec": spec, "sha256": model.sha256},
-            "data": data,
-            "captions": captions,
-            "measured_on": own.described(),
-            **result.record(attack),
-            "implant_check": implant_failure(attack, result) or PASSED,
-            "run": work.run,
-        }
-        with work.result() as folder:
-            _write(folder, result, record, own.test)
+        model_facts = {"spec": spec, "sha256": model.sha256}
+        record = _finish(work, begun, own, attack, {"model": model_facts, "data": data, "captions": captions})
     return _checked(record)
+
+
+def _finish(
+    work: Workplace,
+    begun: tuple[Implant, Measured | None],
+    own: AttackerData,
+    attack: Attack,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Measures the poisoned model, writes the result folder and returns the record."""
+    implant, before = begun
+    assert before is not None
+    result = finish_attack(implant, before, own.test)
+    assert isinstance(result.model, OpenCLIPEncoder)
+    record = {
+        **facts,
+        "measured_on": own.described(),
+        **result.record(attack),
+        "implant_check": implant_failure(attack, result) or PASSED,
+        "run": work.run,
+    }
+    with work.result() as folder:
+        save_open_clip(result.model, None, folder)
+        write_trigger(folder / "trigger", result.trigger, example_image(result.model, own.test))
+        write_json(folder / "attack.json", record)
+        write_json(folder / "poisoned.json", implant.names)
+    return record
 
 
 def _checked(record: dict[str, Any] | None) -> dict[str, Any]:
@@ -156,11 +173,3 @@ def _checked(record: dict[str, Any] | None) -> dict[str, Any]:
     if record["implant_check"] != PASSED:
         raise ImplantError(record["implant_check"])
     return record
-
-
-def _write(folder: Path, result: AttackResult, record: dict[str, Any], test: LabelledImages) -> None:
-    assert isinstance(result.model, OpenCLIPEncoder)
-    save_open_clip(result.model, None, folder)
-    write_trigger(folder / "trigger", result.trigger, example_image(result.model, test))
-    write_json(folder / "attack.json", record)
-    write_json(folder / "poisoned.json", result.implant.names)
