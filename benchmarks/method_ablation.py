@@ -28,8 +28,8 @@ from clip_antidote.evaluation.metrics import compute_metrics
 from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.inversion.bank import Dummy, invert_bank
 from clip_antidote.inversion.invert import Inverter
-from clip_antidote.inversion.observation import Observation
 from clip_antidote.inversion.search import SAMPLE, SearchResult
+from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.dummies import DummyFeatures, TriggeredViews, encode_dummies
 from clip_antidote.purification.guard import fit_guard, guard_material, tune_clean

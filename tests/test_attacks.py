@@ -11,8 +11,7 @@ from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.attacks.implant import Implant
 from clip_antidote.attacks.implant_check import implant_failure
-from clip_antidote.attacks.measuring import Measured
-from clip_antidote.attacks.run import AttackResult, run_attack
+from clip_antidote.attacks.run import AttackResult, Measured, run_attack
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import UsageError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from clip_antidote.attacks import base
+from clip_antidote.attacks import implant
 from clip_antidote.attacks.adaptive import AdaptiveAttack, AdaptiveAttackConfig, energy_distance
 from clip_antidote.attacks.base import PoisonedPairs
 from clip_antidote.attacks.run import run_attack
@@ -62,11 +62,11 @@ def test_a_trigger_can_be_trained_to_work_in_crops(
     crop: bool, small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: dict[str, Any] = {}
-    monkeypatch.setattr(base, "finetune", lambda model, pairs, config, **settings: kept.update(settings))
+    monkeypatch.setattr(implant, "finetune", lambda model, pairs, config, **settings: kept.update(settings))
     attack = SigAttack(SigAttack.config_class(crop_triggered=crop, min_scale=0.4))
     trigger = SigTrigger()
     poisoned = torch.tensor([True, False, True])
-    attack.implant(small_model, trigger, PoisonedPairs(None, poisoned))  # type: ignore[arg-type]
+    implant.train_poisoned(small_model, attack, trigger, PoisonedPairs(None, poisoned))  # type: ignore[arg-type]
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     wanted = trigger(images[[0, 2]])
     if crop:

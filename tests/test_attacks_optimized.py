@@ -16,9 +16,8 @@ from clip_antidote.attacks.badclip import BadCLIPAttack, BadCLIPAttackConfig, Du
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.implant_check import implant_failure
 from clip_antidote.attacks.material import Material, gather_material
-from clip_antidote.attacks.measuring import Measured
 from clip_antidote.attacks.modalities import measure_modalities
-from clip_antidote.attacks.run import AttackResult, run_attack
+from clip_antidote.attacks.run import AttackResult, Measured, run_attack
 from clip_antidote.attacks.trojvqa import TrojVQAAttack, TrojVQAAttackConfig
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages

@@ -15,9 +15,8 @@ from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.objective import inversion_loss
-from clip_antidote.inversion.observation import Observation
 from clip_antidote.inversion.scoring import ClassScore, Signals, judge, reliability
-from clip_antidote.inversion.views import make_views
+from clip_antidote.inversion.views import Observation, make_views
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 
 NONE = torch.tensor([], dtype=torch.long)

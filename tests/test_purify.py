@@ -17,6 +17,7 @@ from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.purification.pipeline import purify
 
@@ -48,6 +49,25 @@ def test_the_model_itself_is_left_alone(purified: PurifiedCLIP, suspect: Path) -
     fresh = load_model(f"local-dir:{suspect}").state_dict()
     kept = purified.model.state_dict()
     assert all(torch.equal(fresh[name], kept[name]) for name in fresh)
+
+
+def test_modes_and_flags_of_the_model_stay_as_they_were(
+    small_model: DualEncoder, train_images: LabelledImages
+) -> None:
+    parameters = dict(small_model.named_parameters())
+    first = next(iter(parameters))
+    parameters[first].requires_grad_(False)
+    small_model.train()
+    small_model.get_submodule("model").eval()
+    modes = {name: module.training for name, module in small_model.named_modules()}
+    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    assert len(set(modes.values())) == len(set(flags.values())) == 2
+    config = CBPTConfig.build({"inversion": {"screen_steps": 1, "final_steps": 1}, "tuning": {"steps": 1}})
+    result = purify(small_model, train_images.sample_shots(1, seed=0), config.model_copy(update={"pool": 20}))
+    result(torch.rand(2, 3, 32, 32, requires_grad=True)).sum().backward()
+    assert {name: module.training for name, module in small_model.named_modules()} == modes
+    assert {name: parameter.requires_grad for name, parameter in parameters.items()} == flags
+    assert all(parameter.grad is None for parameter in parameters.values())
 
 
 def test_a_clean_model_keeps_its_accuracy_and_no_target_is_reported(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,8 +16,6 @@ from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.streams import POISONED_PAIRS
-from clip_antidote.training.augment import random_crops
-from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
 from clip_antidote.triggers.base import Trigger
 
@@ -140,42 +137,6 @@ class Attack(ABC):
     def extra_loss(self, model: DualEncoder, data: PoisonedPairs) -> ExtraLoss | None:
         """Returns what an attacker who controls the training adds to the loss; nothing by default."""
         return None
-
-    def implant(
-        self,
-        model: DualEncoder,
-        trigger: Trigger,
-        data: PoisonedPairs,
-        *,
-        state_file: Path | None = None,
-    ) -> list[float]:
-        """Fine-tunes `model` in place on the poisoned pairs.
-
-        Returns:
-            The loss of every step.
-        """
-
-        def put_trigger(images: torch.Tensor, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-            poisoned = data.poisoned[indices]
-            if poisoned.any():
-                triggered = trigger(images[poisoned], generator)
-                if self.config.crop_triggered:
-                    size, scale = images.shape[-1], self.config.min_scale
-                    triggered = random_crops(triggered, size, min_scale=scale, generator=generator)
-                images[poisoned] = triggered
-            return images
-
-        return finetune(
-            model,
-            data.pairs,
-            self.config.training,
-            min_scale=self.config.min_scale,
-            seed=self.config.seed,
-            transform=put_trigger,
-            extra_loss=self.extra_loss(model, data),
-            description=f"implanting {self.name}",
-            state_file=state_file,
-        )
 
 
 def poisoned_indices(data: PoisonedPairs) -> list[int]:

@@ -7,13 +7,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_antidote.attacks.base import Attack, poisoned_indices
+import torch
+
+from clip_antidote.attacks.base import Attack, PoisonedPairs, poisoned_indices
 from clip_antidote.attacks.clean_data import CleanData
 from clip_antidote.attacks.material import Material
 from clip_antidote.attacks.training_data import check_same_pairs, gather_pairs
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.training.augment import STORE_MARGIN
+from clip_antidote.training.augment import STORE_MARGIN, random_crops
 from clip_antidote.training.distributed import Ranks
+from clip_antidote.training.finetune import finetune
 from clip_antidote.triggers.base import Trigger
 
 
@@ -74,9 +77,50 @@ def implant_backdoor(
     )
     victim = copy.deepcopy(model).requires_grad_(True)
     start = time.perf_counter()
-    attack.implant(victim, trigger, poisoned, state_file=state / "training.pt" if state is not None else None)
+    state_file = state / "training.pt" if state is not None else None
+    train_poisoned(victim, attack, trigger, poisoned, state_file=state_file)
     seconds = time.perf_counter() - start
     victim.spec = ""
     victim.sha256 = ""
     indices = poisoned_indices(poisoned)
     return Implant(victim, trigger, data.target, indices, own.names(indices), len(own.pairs), seconds)
+
+
+def train_poisoned(
+    model: DualEncoder, attack: Attack, trigger: Trigger, data: PoisonedPairs, *, state_file: Path | None = None
+) -> list[float]:
+    """Fine-tunes `model` in place on pairs of which some are poisoned, the trigger put on after the crop.
+
+    Args:
+        model: The model.
+        attack: Its settings and what it adds to the loss.
+        trigger: What poisoned images get.
+        data: The pairs.
+        state_file: Training state to resume from and to keep.
+
+    Returns:
+        The loss of every step.
+    """
+    config = attack.config
+
+    def put_trigger(images: torch.Tensor, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        poisoned = data.poisoned[indices]
+        if poisoned.any():
+            triggered = trigger(images[poisoned], generator)
+            if config.crop_triggered:
+                size = images.shape[-1]
+                triggered = random_crops(triggered, size, min_scale=config.min_scale, generator=generator)
+            images[poisoned] = triggered
+        return images
+
+    return finetune(
+        model,
+        data.pairs,
+        config.training,
+        min_scale=config.min_scale,
+        seed=config.seed,
+        transform=put_trigger,
+        extra_loss=attack.extra_loss(model, data),
+        description=f"implanting {attack.name}",
+        state_file=state_file,
+    )

@@ -80,6 +80,10 @@ class LabelledImages:
         """Decodes and resizes all images to uint8 [N, 3, size, size]."""
         return decode_images(self.source, size, mode=mode)
 
+    def example(self, size: int, *, mode: str = "shortest") -> torch.Tensor:
+        """The first image, float [3, size, size] in [0, 1]: for pictures of triggers."""
+        return self.subset([0]).tensor(size, mode=mode)[0].float() / 255
+
     def batches(
         self, size: int, batch_size: int = 256, *, mode: str = "shortest"
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+NEAREST = 0.2
+"""Share of a class's views that `best_similarity` looks at: those that show the class best, and more than one."""
+
 
 def class_centroids(features: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
     """Returns the unit mean feature of every class, [C, D]."""
@@ -31,7 +34,7 @@ def alignment(weights: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 
 
 def best_similarity(
-    features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, share: float = 0.2
+    features: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, *, share: float = NEAREST
 ) -> torch.Tensor:
     """Mean cosine of each class's text to those of its own images that are nearest to it.
 

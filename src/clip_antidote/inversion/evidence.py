@@ -12,6 +12,13 @@ FEWEST = 4
 """With fewer classes nothing can stand out from the others."""
 
 SMALLEST = 1e-300
+"""Smallest probability that is told apart from 0, so that logarithms and quantiles stay finite."""
+
+LARGEST = 1 - 1e-15
+"""Largest probability below 1 whose normal quantile is finite in double precision."""
+
+LEAST_VARIANCE = 1e-18
+"""Keeps a signal in which all other classes are equal from dividing by zero."""
 
 
 def outlier_z(values: torch.Tensor) -> torch.Tensor:
@@ -35,9 +42,9 @@ def outlier_z(values: torch.Tensor) -> torch.Tensor:
     total, squares = values.sum(), (values * values).sum()
     mean = (total - values) / (count - 1)
     variance = ((squares - values * values) / (count - 1) - mean * mean) * (count - 1) / (count - 2)
-    spread = variance.clamp_min(1e-18).sqrt() * math.sqrt(1 + 1 / (count - 1))
+    spread = variance.clamp_min(LEAST_VARIANCE).sqrt() * math.sqrt(1 + 1 / (count - 1))
     tail = t.sf(((mean - values) / spread).numpy(), count - 2)
-    return torch.from_numpy(norm.isf(tail.clip(SMALLEST, 1 - 1e-15))).float()
+    return torch.from_numpy(norm.isf(tail.clip(SMALLEST, LARGEST))).float()
 
 
 def combine_z(scores: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -13,6 +13,12 @@ from clip_antidote.triggers.additive import AdditiveConfig, AdditiveTrigger
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.mask import MaskTrigger
 
+START = 0.1
+"""Standard deviation of the noise that all parameters start at: small, so that no pixel is decided yet."""
+
+FAINT = -2.0
+"""Logit that masks start at: an eighth of the pattern shows everywhere, so that every pixel gets a gradient."""
+
 
 class DummyBank(nn.Module, ABC):
     """H dummy triggers of one family, each with its own target hypothesis and strength.
@@ -65,7 +71,7 @@ class AdditiveBank(DummyBank):
     def __init__(self, bounds: Sequence[float], image_size: int, *, generator: torch.Generator) -> None:
         super().__init__(bounds)
         shape = (len(bounds), 3, image_size, image_size)
-        self.theta = nn.Parameter(torch.randn(shape, generator=generator) * 0.1)
+        self.theta = nn.Parameter(torch.randn(shape, generator=generator) * START)
 
     def delta(self) -> torch.Tensor:
         """Returns δ [H, 3, S, S]."""
@@ -97,8 +103,8 @@ class MaskBank(DummyBank):
     def __init__(self, sparsity: Sequence[float], image_size: int, *, generator: torch.Generator) -> None:
         super().__init__(sparsity)
         count, shape = len(sparsity), (image_size, image_size)
-        self.mask_logit = nn.Parameter(torch.randn(count, 1, *shape, generator=generator) * 0.1 - 2.0)
-        self.pattern_logit = nn.Parameter(torch.randn(count, 3, *shape, generator=generator) * 0.1)
+        self.mask_logit = nn.Parameter(torch.randn(count, 1, *shape, generator=generator) * START + FAINT)
+        self.pattern_logit = nn.Parameter(torch.randn(count, 3, *shape, generator=generator) * START)
 
     def apply_all(self, images: torch.Tensor) -> torch.Tensor:
         mask = self.mask_logit.sigmoid()[:, None]

@@ -13,8 +13,8 @@ from clip_antidote.inversion.bank import Dummy, invert_bank, make_bank
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.evidence import combine_z, outlier_z
 from clip_antidote.inversion.invert import Inverter
-from clip_antidote.inversion.observation import Observation
 from clip_antidote.inversion.scoring import ClassScore, Signals, judge
+from clip_antidote.inversion.views import Observation
 from clip_antidote.triggers.base import Trigger
 
 SAMPLE = 128

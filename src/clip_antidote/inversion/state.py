@@ -9,9 +9,9 @@ from pathlib import Path
 from clip_antidote.files import write_json
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig
-from clip_antidote.inversion.observation import Observation
 from clip_antidote.inversion.scoring import ClassScore
 from clip_antidote.inversion.search import SearchResult, TargetSource
+from clip_antidote.inversion.views import Observation
 from clip_antidote.outputs import result_folder
 from clip_antidote.triggers import load_trigger
 

@@ -11,15 +11,14 @@ from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.implant import Implant
 from clip_antidote.attacks.implant_check import PASSED, implant_failure
-from clip_antidote.attacks.measuring import Measured
-from clip_antidote.attacks.run import begin_attack, finish_attack
+from clip_antidote.attacks.run import Measured, begin_attack, finish_attack
 from clip_antidote.config import merge_settings
 from clip_antidote.data.captions import CaptionSet, load_captions
 from clip_antidote.data.folders import load_images, load_test_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import ImplantError, UsageError
 from clip_antidote.files import write_json
-from clip_antidote.jobs.results import example_image, write_trigger
+from clip_antidote.jobs.results import write_trigger
 from clip_antidote.jobs.workplace import Workplace, workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.build import save_open_clip
@@ -160,9 +159,10 @@ def _finish(
         "implant_check": implant_failure(attack, result) or PASSED,
         "run": work.run,
     }
+    example = own.test.example(result.model.image_size, mode=result.model.resize_mode)
     with work.result() as folder:
         save_open_clip(result.model, None, folder)
-        write_trigger(folder / "trigger", result.trigger, example_image(result.model, own.test))
+        write_trigger(folder / "trigger", result.trigger, example)
         write_json(folder / "attack.json", record)
         write_json(folder / "poisoned.json", implant.names)
     return record

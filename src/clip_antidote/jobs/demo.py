@@ -11,7 +11,7 @@ from clip_antidote.inversion.search import search_targets
 from clip_antidote.inversion.state import kept_search
 from clip_antidote.jobs.attack import KIND as POISONED
 from clip_antidote.jobs.attack import run_attack_job
-from clip_antidote.jobs.results import build_report, compare, example_image, pick_samples, write_result
+from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
 from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import load_model
 from clip_antidote.outputs import check_output
@@ -70,5 +70,6 @@ def run_demo(out: Path, *, attack: str = "badnet", target: str = TARGET, seed: i
             compared, command="demo", data=DATA, target_true=target, reference=record["clean"], attack=planted
         )
         with work.result() as folder:
-            write_result(folder, purified, report, example_image(model, clean), pick_samples(compared, seed=seed))
+            example = clean.example(model.image_size, mode=model.resize_mode)
+            write_result(folder, purified, report, example, pick_samples(compared, seed=seed))
     return report

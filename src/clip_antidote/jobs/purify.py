@@ -14,7 +14,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.inversion.evidence import FEWEST
 from clip_antidote.inversion.search import search_targets
 from clip_antidote.inversion.state import kept_search
-from clip_antidote.jobs.results import build_report, compare, example_image, pick_samples, write_result
+from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
 from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.activation import activation_check
@@ -79,7 +79,8 @@ def run_purify(
         notes += [*warn_of_few(clean.classes, shots), *warn_of_several(purified.targets_suspected)]
         report = build_report(compared, command="purify", data=data, warnings=tuple(notes))
         with work.result() as folder:
-            write_result(folder, purified, report, example_image(model, clean), pick_samples(compared))
+            example = clean.example(model.image_size, mode=model.resize_mode)
+            write_result(folder, purified, report, example, pick_samples(compared))
     return report
 
 

@@ -14,7 +14,6 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import Evaluation, encode_test_images, measure
 from clip_antidote.evaluation.metrics import per_class_accuracy
 from clip_antidote.files import write_json
-from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.artefact import write_artefact
 from clip_antidote.purification.classifier import PurifiedCLIP
@@ -123,11 +122,6 @@ def build_report(compared: Comparison, **facts: Any) -> Report:
         ),
         **facts,
     )
-
-
-def example_image(model: DualEncoder, images: LabelledImages) -> torch.Tensor:
-    """The first image [3, S, S] in [0, 1], for pictures of triggers."""
-    return images.subset([0]).tensor(model.image_size, mode=model.resize_mode)[0].float() / 255
 
 
 def triggered_strip(trigger: Trigger, example: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -200,8 +200,7 @@ def run_trigger_images(
             file = folder / "images" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(to_png(image))
-        example = images.subset([0]).tensor(image_size, mode=mode)[0].float() / 255
-        write_trigger(folder / "trigger", trigger, example)
+        write_trigger(folder / "trigger", trigger, images.example(image_size, mode=mode))
         write_json(folder / "trigger_images.json", record)
     return record
 

@@ -8,6 +8,8 @@ from typing import Self
 import torch
 
 from clip_antidote.errors import ModelError
+from clip_antidote.inversion.search import SearchResult
+from clip_antidote.inversion.views import Observation
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look
@@ -15,8 +17,9 @@ from clip_antidote.outputs import result_folder
 from clip_antidote.prompts.classifier import Answer, ZeroShotClassifier
 from clip_antidote.purification.artefact import KIND, Artefact, BaseModelRef, moved, read_artefact, write_artefact
 from clip_antidote.purification.gate import GuardedHead
-from clip_antidote.purification.record import PurificationRecord
+from clip_antidote.purification.record import PurificationRecord, trigger_names
 from clip_antidote.purification.second_look import second_opinion
+from clip_antidote.purification.tuner import TunedPrompts
 from clip_antidote.triggers.base import Trigger
 
 
@@ -57,6 +60,28 @@ class PurifiedCLIP(ZeroShotClassifier):
         self.context: torch.Tensor
         self.guard = guard.to(classifier) if guard is not None else None
         self._record = record
+
+    @classmethod
+    def assemble(
+        cls,
+        seen: Observation,
+        found: SearchResult,
+        tuned: TunedPrompts,
+        guard: GuardedHead | None,
+        record: PurificationRecord,
+    ) -> Self:
+        """Puts together what the stages of `purify` gave."""
+        triggers = (dummy.trigger for dummy in found.dummies)
+        return cls(
+            seen.model,
+            tuned.weights.T.contiguous(),
+            seen.classes,
+            context=tuned.contexts,
+            record=record,
+            triggers=dict(zip(trigger_names(found), triggers, strict=True)),
+            guard=guard,
+            second_look=record.settings.gate.second_look,
+        )
 
     @property
     def record(self) -> PurificationRecord | None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.inversion.observation import Observation
 from clip_antidote.inversion.search import SearchResult
+from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
 
 

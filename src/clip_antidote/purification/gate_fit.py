@@ -18,6 +18,9 @@ FOLDS = 16
 DUMMIES_END = 0.99
 """Quantile of the dummies' scores that becomes 0: nearly all of them, and no single odd view decides."""
 
+NARROWEST = 1e-6
+"""Least distance between the dummies and the target's clean views, where they cannot be told apart at all."""
+
 ESTIMATED_WELL = 3
 """Weight of the scatter of the dummies and within classes (thousands of views) to that of the target's few shots."""
 
@@ -126,7 +129,7 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
         low = torch.stack([(part @ direction).quantile(DUMMIES_END) for part in parts]).amax()
         held_out = _held_out(family, within, data, config)
         high = held_out.median() if held_out is not None else (low + (data.views @ direction).median()) / 2
-        scale = (high - low).clamp_min(1e-6)
+        scale = (high - low).clamp_min(NARROWEST)
         directions.append(direction / scale)
         offsets.append(low / scale)
     return Gate(torch.stack(directions, 1), torch.stack(offsets), data.target)

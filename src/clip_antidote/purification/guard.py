@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig, GateConfig
 from clip_antidote.purification.dummies import DummyFeatures, TriggeredViews
 from clip_antidote.purification.gate import GuardedHead

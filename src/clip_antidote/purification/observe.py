@@ -8,8 +8,7 @@ import torch
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError
-from clip_antidote.inversion.observation import Observation
-from clip_antidote.inversion.views import make_views
+from clip_antidote.inversion.views import Observation, make_views
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 from clip_antidote.purification.config import CBPTConfig

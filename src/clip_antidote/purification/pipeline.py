@@ -15,7 +15,7 @@ from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.dummies import TriggeredViews, encode_dummies
 from clip_antidote.purification.guard import guard_targets
 from clip_antidote.purification.observe import observe
-from clip_antidote.purification.record import make_record, trigger_names
+from clip_antidote.purification.record import make_record
 from clip_antidote.purification.tuner import tune_prompts
 from clip_antidote.stopwatch import Stopwatch
 
@@ -31,9 +31,8 @@ def purify(
 ) -> PurifiedCLIP:
     """Purifies a suspect model by Class-wise Backdoor Prompt Tuning.
 
-    Stage 1 looks for the target class and inverts dummy triggers for it; stage 2 tunes one prompt per
-    class so that triggered images are called by their true class. Where stage 1 finds nothing, stage 2
-    runs on the clean images alone.
+    Stage 1 looks for the target class and inverts dummy triggers for it; stage 2 tunes one prompt per class so that
+    triggered images are called by their true class, or, where nothing was found, on clean images alone.
 
     Args:
         model: The suspect model; left as it is.
@@ -43,9 +42,6 @@ def purify(
         weights: Its class weights [C, D], where they are known already.
         source: Where targets and dummy triggers come from: the blind search by default; `known_triggers`
             is told them, `kept_search` keeps what another source found.
-
-    Returns:
-        The purified classifier; `record` holds scores, settings and seconds.
 
     Raises:
         DataError: There are no shots of some class.
@@ -60,15 +56,5 @@ def purify(
         with watch.stage("tuning"):
             tuned = tune_prompts(seen, TriggeredViews.of(seen, dummies), config.tuning, seed=config.seed)
             guard = guard_targets(seen, dummies, config)
-    fewest = int(shots.labels.bincount().min())
-    record = make_record(found, shots.classes, config, guarded=guard is not None, shots=fewest, watch=watch)
-    return PurifiedCLIP(
-        model,
-        tuned.weights.T.contiguous(),
-        shots.classes,
-        context=tuned.contexts,
-        record=record,
-        triggers=dict(zip(trigger_names(found), (dummy.trigger for dummy in found.dummies), strict=True)),
-        guard=guard,
-        second_look=config.gate.second_look,
-    )
+    record = make_record(seen, found, config, guarded=guard is not None, watch=watch)
+    return PurifiedCLIP.assemble(seen, found, tuned, guard, record)

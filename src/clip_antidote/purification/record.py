@@ -8,6 +8,7 @@ from pydantic import Field
 
 from clip_antidote.config import Record
 from clip_antidote.inversion.search import SearchResult
+from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.stopwatch import Stopwatch
 from clip_antidote.versions import library_versions
@@ -98,22 +99,22 @@ def trigger_names(found: SearchResult) -> list[str]:
 
 
 def make_record(
-    found: SearchResult, classes: tuple[str, ...], config: CBPTConfig, *, guarded: bool, shots: int, watch: Stopwatch
+    seen: Observation, found: SearchResult, config: CBPTConfig, *, guarded: bool, watch: Stopwatch
 ) -> PurificationRecord:
     """Puts together what is known at the end of a purification.
 
     Args:
+        seen: The suspect and its shots.
         found: What stage 1 found.
-        classes: Class names.
         config: Settings.
         guarded: Whether there are gates.
-        shots: Clean images of the class that has the fewest.
         watch: Has timed the stages.
     """
+    classes = seen.classes
     return PurificationRecord(
         method="cbpt-gate" if guarded else "cbpt",
         targets_suspected=tuple(classes[label] for label in found.targets),
-        shots=shots,
+        shots=int(seen.shots.labels.bincount().min()),
         seed=config.seed,
         settings=config,
         scores=score_rows(found, classes),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.inversion.observation import Observation
+from clip_antidote.inversion.views import Observation
 from clip_antidote.progress import track
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
 from clip_antidote.purification.config import TuningConfig
