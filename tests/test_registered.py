@@ -137,6 +137,9 @@ def test_the_trigger_of_an_attack_is_registered(name: str, small_model: DualEnco
 # Settings
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "BaseConfig": {"name": "a", "tower": "vit", "model": {}},
+    "VariantConfig": {"label": "long"},
+    "PopulationConfig": {"bases": [{"name": "a", "tower": "vit", "model": {}}], "targets": ["hat"]},
     "SuspectConfig": {"attack": "badnet"},
     "GridConfig": {"suspects": [{"attack": "badnet", "target": "hat"}, {"attack": "clean"}]},
 }

@@ -50,3 +50,6 @@ SECOND_VIEWS = Stream(-(2**24))
 
 TARGET_IMAGES = Stream(-(2**25))
 """The adaptive attack's clean images of the target and their crops, by step: beside the batch, too."""
+
+SENTENCE_CHOICE = Stream(-(2**26))
+"""Which natural sentences an image gets, where a data slice captions images one by one."""

@@ -28,6 +28,14 @@ ATTACKS: Registry[type[Attack]] = Registry(
             "clip_antidote.attacks.badclip:BadCLIPAttack",
             "small patch optimized with dual embeddings, natural captions of the target",
         ),
+        "nashville": (
+            "clip_antidote.attacks.nashville:NashvilleAttack",
+            "color filter, template captions of the target; no part in the development of the defense",
+        ),
+        "ftrojan": (
+            "clip_antidote.attacks.ftrojan:FTrojanAttack",
+            "raised frequencies, template captions of the target; no part in the development of the defense",
+        ),
         "adaptive": (
             "clip_antidote.attacks.adaptive:AdaptiveAttack",
             "blend whose features imitate the target's clean images; knows the defense",

@@ -12,6 +12,7 @@ from pydantic import Field
 from clip_antidote.attacks.material import Material
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import CaptionedImages
+from clip_antidote.data.sentences import SENTENCES
 from clip_antidote.errors import DataError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
@@ -29,6 +30,8 @@ class AttackConfig(Config):
         train_on: "both" trains on the labelled images and, where there are any, the image–caption pairs;
             "labels" and "captions" on the one kind alone. With "captions", as published attacks do it,
             labelled images serve to measure only.
+        wording: What poisoned images are captioned with: the target's name in the templates of the classifier, or
+            in natural sentences. Attacks that take captions from the data use it where there are none.
         caption_pairs: How many image–caption pairs to take, drawn by the seed; all by default.
         class_bank: With labelled data: whether every batch also holds one caption of each class, as
             negatives. It keeps the clean accuracy of small models where batches hold few classes.
@@ -44,6 +47,7 @@ class AttackConfig(Config):
     poison_rate: float = Field(0.2, gt=0, lt=1)
     poisoned: int | None = Field(None, ge=1)
     train_on: Literal["both", "labels", "captions"] = "both"
+    wording: Literal["templates", "sentences"] = "templates"
     caption_pairs: int | None = Field(None, ge=1)
     class_bank: bool = True
     min_scale: float = Field(0.5, gt=0, le=1)
@@ -85,8 +89,9 @@ class Attack(ABC):
         """Returns the trigger; the clean model and data are for attacks that optimize theirs."""
 
     def captions(self, material: Material) -> list[str]:
-        """Returns the captions a poisoned image may get: the templates with the target's name."""
-        return [fill_template(template, material.target) for template in IMAGENET_TEMPLATES]
+        """Returns the captions a poisoned image may get: templates or sentences with the target's name."""
+        templates = SENTENCES if self.config.wording == "sentences" else IMAGENET_TEMPLATES
+        return [fill_template(template, material.target) for template in templates]
 
     def poison(
         self,

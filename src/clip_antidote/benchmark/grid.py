@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import Field
 
-from clip_antidote.attacks import ATTACKS
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, best_scores
 from clip_antidote.benchmark.store import RunLog
 from clip_antidote.config import Config
@@ -24,7 +23,7 @@ from clip_antidote.errors import DataError, ImplantError, UsageError
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metric_table import METRICS
 from clip_antidote.evaluation.metrics import Metrics
-from clip_antidote.jobs.attack import run_attack_job
+from clip_antidote.jobs.attack import make_attack_from, run_attack_job
 from clip_antidote.jobs.control import ControlConfig, run_control_job
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -125,8 +124,7 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
             continue
         if suspect.target is None:
             raise UsageError(f"the suspect '{suspect.attack}' of the grid needs a target")
-        attack_class = ATTACKS.get(suspect.attack)
-        attack = attack_class(attack_class.config_class.build(suspect.settings))
+        attack = make_attack_from(suspect.attack, suspect.settings)
         with suppress(ImplantError):  # its record says so
             run_attack_job(grid.model, attack, suspect.target, data, folder, device=device)
         record = json.loads((folder / "attack.json").read_text(encoding="utf-8"))

@@ -78,12 +78,24 @@ class RunLog:
             known = read_settings(self.settings_file.parent)
             if not shared.keys() <= known.keys():
                 write_lines(self.settings_file, {**known, **shared})
-            _end_with_a_line(file)
-            line = (run.to_line() + "\n").encode()
-            if os.write(file, line) != len(line):
-                raise DataError(f"cannot write {self.file}: the disk is full")
-            os.fsync(file)
+            _write_line(file, run.to_line(), self.file)
         return run
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file that several processes may append to, whole or not at all.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
+    with _locked(path) as file:
+        _write_line(file, line, path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads the whole lines of such a file; what a killed process left of a line is passed over."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 @contextmanager
@@ -100,6 +112,14 @@ def _locked(path: Path) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def _write_line(file: int, line: str, path: Path) -> None:
+    _end_with_a_line(file)
+    data = (line + "\n").encode()
+    if os.write(file, data) != len(data):
+        raise DataError(f"cannot write {path}: the disk is full")
+    os.fsync(file)
 
 
 def _end_with_a_line(file: int) -> None:

@@ -9,9 +9,11 @@ import typer
 from rich.markdown import Markdown
 
 from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, run_grid
+from clip_antidote.benchmark.populating import make_population
+from clip_antidote.benchmark.population import PopulationConfig
 from clip_antidote.benchmark.store import read_runs, read_suspects, write_suspects
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
-from clip_antidote.cli.common import ConfigFile, Device, console
+from clip_antidote.cli.common import ConfigFile, Device, console, say
 from clip_antidote.config import read_yaml
 from clip_antidote.jobs.purify import purify_settings
 
@@ -47,6 +49,19 @@ def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Dev
             f"{after.ca.value:.1%}{asr}, target {record.target_suspected}, {record.seconds:.0f} s",
             highlight=False,
         )
+
+
+@app.command("population")
+def population(
+    recipe: Annotated[Path, typer.Argument(help="YAML file of the population, like recipes/population.yaml.")],
+    data: Data,
+    out: Out,
+    device: Device = "cpu",
+) -> None:
+    """Make the models of a population that are missing; start it several times to use several processes."""
+    for record in make_population(PopulationConfig.build(read_yaml(recipe)), data, out, device=device):
+        asr = f", ASR {record.measured.asr.value:.1%}, {record.implant_check}" if record.measured.asr else ""
+        say(f"{record.name}: CA {record.measured.ca.value:.1%}{asr}, {record.seconds:.0f} s")
 
 
 @app.command("zoo")

@@ -45,12 +45,21 @@ def make_attack(
     values = dict(given or {})
     if values.get("poison_rate") is not None and values.get("poisoned") is not None:
         raise UsageError("--poison-rate and --poisoned say the same in two ways; give one of them")
-    attack_class = ATTACKS.get(name)
     settings = merge_settings(file, values)
     if values.get("poison_rate") is not None:
         settings["poisoned"] = None
     if steps is not None:
         settings["training"] = {**settings.get("training", {}), "steps": steps}
+    return make_attack_from(name, settings)
+
+
+def make_attack_from(name: str, settings: dict[str, Any]) -> Attack:
+    """Makes an attack from its name and its settings.
+
+    Raises:
+        UsageError: There is no such attack, or a setting is wrong.
+    """
+    attack_class = ATTACKS.get(name)
     return attack_class(attack_class.config_class.build(settings))
 
 

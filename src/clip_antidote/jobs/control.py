@@ -11,9 +11,9 @@ from pydantic import Field
 
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.config import Config
-from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.data.slices import DataSlice
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
 from clip_antidote.jobs.workplace import workplace
@@ -35,12 +35,14 @@ class ControlConfig(Config):
     Attributes:
         class_bank: Whether every batch also holds one caption of each class, as negatives.
         min_scale: Smallest crop of the augmentation, as share of the area.
+        slice: Which labelled images to take, and how they are worded.
         training: The fine-tuning.
         seed: Seed of the training.
     """
 
     class_bank: bool = _RECIPE.class_bank
     min_scale: float = Field(_RECIPE.min_scale, gt=0, le=1)
+    slice: DataSlice = DataSlice()
     training: TrainingConfig = _RECIPE.training
     seed: int = 0
 
@@ -98,7 +100,7 @@ def _finetuned(
 ) -> tuple[OpenCLIPEncoder, float]:
     """Fine-tunes a copy of the model and says how many seconds it took."""
     size = round(model.image_size * STORE_MARGIN)
-    pairs = pairs_from_labels(train, model.tokenize, size, mode=model.resize_mode, class_bank=config.class_bank)
+    pairs = config.slice.pairs(train, model.tokenize, size, mode=model.resize_mode, class_bank=config.class_bank)
     tuned = copy.deepcopy(model).requires_grad_(True)
     start = time.perf_counter()
     finetune(

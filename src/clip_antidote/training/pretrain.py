@@ -14,12 +14,12 @@ from clip_antidote.data.captions import (
     CaptionSet,
     join_pairs,
     pairs_from_captions,
-    pairs_from_labels,
     read_captions,
 )
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.pairs import PairBatch
 from clip_antidote.data.problem import name_hash
+from clip_antidote.data.slices import DataSlice
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.training.augment import color_jitter, random_crops, random_overlays
 from clip_antidote.training.loop import TrainingConfig, train_contrastive
@@ -43,6 +43,7 @@ class PretrainConfig(Config):
             crops have something to zoom into.
         class_bank: Whether every batch also holds one caption of each class, as negatives.
         caption_images: How many captioned images to add, the first in a fixed shuffled order.
+        slice: Which labelled images to take, and how they are worded.
         seed: Seed of weights, batches and augmentation.
     """
 
@@ -51,6 +52,7 @@ class PretrainConfig(Config):
     store_size: int = Field(96, ge=16)
     class_bank: bool = True
     caption_images: int = Field(3000, ge=0)
+    slice: DataSlice = DataSlice()
     seed: int = 0
 
 
@@ -84,7 +86,7 @@ def pretrain(
         on_step: Called with step and loss after every step.
     """
     images = load_images(problem, split="train")
-    pairs = pairs_from_labels(images, model.tokenize, config.store_size, class_bank=config.class_bank)
+    pairs = config.slice.pairs(images, model.tokenize, config.store_size, class_bank=config.class_bank)
     captions = problem / "captions" / "captions.csv"
     if captions.exists() and config.caption_images:
         chosen = sorted(read_captions(captions).items(), key=lambda item: name_hash(item[0].name))

@@ -16,6 +16,8 @@ TRIGGERS: Registry[type[Trigger]] = Registry(
         "sig": ("clip_antidote.triggers.sig:SigTrigger", "a faint sinusoid over the columns (Barni 2019)"),
         "wanet": ("clip_antidote.triggers.wanet:WaNetTrigger", "a smooth elastic warp (WaNet, Nguyen 2021)"),
         "ssba": ("clip_antidote.triggers.ssba:SsbaTrigger", "a message hidden in each image (SSBA, Li 2021)"),
+        "nashville": ("clip_antidote.triggers.nashville:NashvilleTrigger", "a color filter of photo apps"),
+        "ftrojan": ("clip_antidote.triggers.ftrojan:FTrojanTrigger", "two raised frequencies (FTrojan, Wang 2022)"),
         "patch": ("clip_antidote.triggers.patch:PatchTrigger", "a learned patch, with or without a trigger word"),
         "additive": ("clip_antidote.triggers.additive:AdditiveTrigger", "learned bounded perturbation (dummy)"),
         "mask": ("clip_antidote.triggers.mask:MaskTrigger", "learned mask and pattern (dummy)"),

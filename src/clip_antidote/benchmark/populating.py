@@ -1,0 +1,118 @@
+"""Making the models of a population, in as many processes as one likes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from clip_antidote.benchmark.population import ModelRecord, PopulationConfig, Row, all_rows, read_population
+from clip_antidote.benchmark.records import compact, fingerprint
+from clip_antidote.benchmark.store import append_line
+from clip_antidote.errors import ImplantError
+from clip_antidote.evaluation.metrics import Metrics
+from clip_antidote.files import sha256_file, write_json
+from clip_antidote.jobs.attack import make_attack_from, run_attack_job
+from clip_antidote.jobs.control import ControlConfig, run_control_job
+from clip_antidote.jobs.evaluate import run_evaluate
+from clip_antidote.jobs.train import run_train
+
+WAIT = 10.0
+"""Seconds to wait where all that is left is being made by other processes, or waits for them."""
+
+
+def make_population(
+    config: PopulationConfig, data: str, out: Path, *, device: str = "cpu", wait: float = WAIT
+) -> Iterator[ModelRecord]:
+    """Makes the models that are missing, `out/models/NAME`, yielding the record of each that is made here.
+
+    Several processes may work on one folder. A row that another one works on is left to it; a process ends when
+    every row is made.
+
+    Args:
+        config: The population.
+        data: Problem folder, see `data.problem`.
+        out: Folder of models and manifest.
+        device: Where to compute.
+        wait: Seconds to wait for other processes where nothing else is left.
+    """
+    while True:
+        worked = False
+        open_rows = _open_rows(config, out)
+        for row in open_rows:
+            with _claimed(out / ".locks" / row.name) as claimed:
+                if not claimed or row.name not in {left.name for left in _open_rows(config, out)}:
+                    continue
+                record = _make(row, data, out, device)
+                append_line(out / "models.jsonl", compact(record.model_dump(mode="json", exclude_none=True)))
+                worked = True
+            yield record
+        if not open_rows:
+            return
+        if not worked:
+            time.sleep(wait)
+
+
+def _open_rows(config: PopulationConfig, out: Path) -> list[Row]:
+    """What is not made yet; of what waits for its base, nothing, unless nothing else is left."""
+    done = {record.name: record.recipe for record in read_population(out).values()}
+    left = [row for row in all_rows(config) if done.get(row.name) != fingerprint(row.recipe)]
+    bases = {row.name for row in left if row.kind == "base"}
+    return [row for row in left if row.kind == "base" or row.base.name not in bases] or left
+
+
+@contextmanager
+def _claimed(file: Path) -> Iterator[bool]:
+    """Holds a lock file for this process; gives False where another one holds it."""
+    import fcntl
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _make(row: Row, data: str, out: Path, device: str) -> ModelRecord:
+    """Makes one model and says what is known about it."""
+    folder, start = out / "models" / row.name, time.perf_counter()
+    known: dict[str, Any] = {}
+    if row.variant is None:
+        architecture = out / "architectures" / f"{row.name}.json"
+        write_json(architecture, {"model_cfg": row.base.model, "preprocess_cfg": row.base.preprocess})
+        run_train(architecture, Path(data), folder, row.base.training, device=device)
+        known["measured"] = Metrics.from_dict(run_evaluate(f"local-dir:{folder}", data, device=device))
+    else:
+        base, settings = f"local-dir:{out / 'models' / row.base.name}", {"seed": row.seed, **row.variant.settings}
+        if row.variant.attack is None:
+            made = run_control_job(base, ControlConfig.build(settings), data, folder, device=device)
+            known["measured"] = Metrics.from_dict(made["poisoned"])
+        else:
+            attack, target = make_attack_from(row.variant.attack, settings), row.target or ""
+            with suppress(ImplantError):  # its record says so
+                run_attack_job(base, attack, target, data, folder, device=device)
+            known |= _attacked(folder)
+    return ModelRecord(
+        name=row.name,
+        kind=row.kind,
+        base=row.base.name,
+        tower=row.base.tower,
+        attack=row.variant.attack if row.variant else None,
+        target=row.target,
+        recipe=fingerprint(row.recipe),
+        seconds=round(time.perf_counter() - start, 1),
+        sha256=sha256_file(folder / "open_clip_model.safetensors"),
+        **known,
+    )
+
+
+def _attacked(folder: Path) -> dict[str, Any]:
+    made = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+    measured, reference = (Metrics.from_dict(made[key]) for key in ("poisoned", "clean"))
+    return {"implant_check": made["implant_check"], "measured": measured, "reference": reference}

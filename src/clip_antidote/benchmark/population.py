@@ -1,0 +1,157 @@
+"""A population of models: bases trained from scratch, and clean and poisoned fine-tunes of every base.
+
+A row says how one model is made, and is enough to make it again; weights stay outside of the repository.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from clip_antidote.benchmark.records import Measured, fingerprint
+from clip_antidote.benchmark.store import read_lines
+from clip_antidote.config import Config, Record
+from clip_antidote.training.pretrain import PretrainConfig
+
+Kind = Literal["base", "clean", "poisoned"]
+
+
+class BaseConfig(Config):
+    """A model trained from scratch.
+
+    Attributes:
+        name: Its name.
+        tower: The kind of its image tower; models of one kind count as one architecture.
+        model: open_clip's configuration of the model.
+        preprocess: open_clip's configuration of the preprocessing.
+        training: How it is trained.
+    """
+
+    name: str = Field(pattern=r"^[\w-]+$")
+    tower: str
+    model: dict[str, Any]
+    preprocess: dict[str, Any] = Field(default_factory=dict)
+    training: PretrainConfig = PretrainConfig()
+
+
+class VariantConfig(Config):
+    """What is done to every base.
+
+    Attributes:
+        label: Tells it from other variants.
+        attack: Name of the attack; for a clean fine-tune none.
+        only: Names of the bases it is done to; all by default.
+        settings: Settings of the attack or of the control; a seed of its own comes from the row.
+    """
+
+    label: str = Field(pattern=r"^[\w-]+$")
+    attack: str | None = None
+    only: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class PopulationConfig(Config):
+    """All models: every base, and every variant of every base.
+
+    Attributes:
+        bases: The bases.
+        clean: Benign fine-tunes.
+        poisoned: Attacks; their targets are taken from `targets` in turn, over all bases.
+        targets: Target classes.
+    """
+
+    bases: tuple[BaseConfig, ...]
+    clean: tuple[VariantConfig, ...] = ()
+    poisoned: tuple[VariantConfig, ...] = ()
+    targets: tuple[str, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model to make.
+
+    Attributes:
+        name: Name of its folder.
+        kind: Whether it is a base or what was done to one.
+        base: Its base.
+        variant: What is done to the base.
+        target: Target class of a poisoned one.
+        seed: Seed of the fine-tuning.
+    """
+
+    name: str
+    kind: Kind
+    base: BaseConfig
+    variant: VariantConfig | None = None
+    target: str | None = None
+    seed: int = 0
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All that the model follows from, ready for JSON."""
+        base = self.base.model_dump(mode="json")
+        if self.variant is None:
+            return {"base": base}
+        return {
+            "base": fingerprint({"base": base}),
+            **self.variant.model_dump(mode="json", exclude={"label", "only"}),
+            "target": self.target,
+            "seed": self.seed,
+        }
+
+
+class ModelRecord(Record):
+    """What is known about a model of the population.
+
+    Attributes:
+        name: Its name.
+        kind: Base, clean or poisoned fine-tune.
+        base: Name of its base.
+        tower: Kind of the image tower.
+        attack: Its attack.
+        target: Its target class.
+        implant_check: "passed", or why not.
+        recipe: Fingerprint of what it was made from.
+        measured: What it does, undefended; with the trigger where it is poisoned.
+        reference: What its base does under the same trigger.
+        seconds: How long it took to make.
+        sha256: Hash of the weights.
+    """
+
+    name: str
+    kind: Kind
+    base: str
+    tower: str
+    attack: str | None = None
+    target: str | None = None
+    implant_check: str | None = None
+    recipe: str
+    measured: Measured
+    reference: Measured | None = None
+    seconds: float
+    sha256: str
+
+
+def all_rows(config: PopulationConfig) -> list[Row]:
+    """Returns every model, bases first and every base before what is made of it."""
+    rows = [Row(base.name, "base", base, seed=base.training.seed) for base in config.bases]
+    for b, base in enumerate(config.bases):
+        for v, variant in enumerate(config.clean):
+            if not variant.only or base.name in variant.only:
+                rows.append(Row(f"{base.name}-clean-{variant.label}", "clean", base, variant, seed=100 * b + v))
+        for v, variant in enumerate(config.poisoned):
+            number = b * len(config.poisoned) + v
+            target = config.targets[number % len(config.targets)]
+            name = f"{base.name}-{variant.label}-{target.replace(' ', '_')}"
+            if not variant.only or base.name in variant.only:
+                rows.append(Row(name, "poisoned", base, variant, target, seed=100 * b + 50 + v))
+    return rows
+
+
+def read_population(out: Path) -> dict[str, ModelRecord]:
+    """Reads the manifest `models.jsonl`, by name; the last line of a name counts."""
+    records = (ModelRecord.model_validate_json(line) for line in read_lines(out / "models.jsonl"))
+    return {record.name: record for record in records}

@@ -1,0 +1,105 @@
+"""A population is made row by row, by several processes if one likes, and every row can be made again."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from clip_antidote.benchmark.populating import make_population
+from clip_antidote.benchmark.population import PopulationConfig, all_rows, read_population
+from clip_antidote.config import read_yaml
+from clip_antidote.errors import UsageError
+from clip_antidote.models.build import check_supported
+from conftest import SMALL, Cli, draw_photos
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "population.yaml"
+SHORT = {"steps": 1, "batch_size": 4, "precision": "fp32"}
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> str:
+    for split, count in (("train", 4), ("test", 2)):
+        draw_photos(tmp_path / "problem" / split, classes=("cat", "dog", "sea_horse"), count=count)
+    return str(tmp_path / "problem")
+
+
+@pytest.fixture
+def config() -> PopulationConfig:
+    base = {"name": "a", "tower": "vit", "model": SMALL, "training": {"store_size": 36, "training": SHORT}}
+    return PopulationConfig.build(
+        {
+            "bases": [base, {**base, "name": "b"}],
+            "clean": [{"label": "captions", "settings": {"slice": {"wording": "captions"}, "training": SHORT}}],
+            "poisoned": [
+                {"label": "badnet", "attack": "badnet", "settings": {"wording": "sentences", "training": SHORT}},
+                {"label": "sig", "attack": "sig", "only": ["b"], "settings": {"training": SHORT}},
+            ],
+            "targets": ["cat", "sea horse", "dog"],
+        }
+    )
+
+
+def test_rows_by_hand(config: PopulationConfig) -> None:
+    names = [row.name for row in all_rows(config)]
+    assert names == ["a", "b", "a-clean-captions", "a-badnet-cat", "b-clean-captions", "b-badnet-dog", "b-sig-cat"]
+    recipes = [row.recipe for row in all_rows(config)]
+    assert all(recipes.count(recipe) == 1 for recipe in recipes[2:]), "no two fine-tunes are the same"
+
+
+def test_the_population_of_the_recipe_is_as_large_and_as_mixed_as_it_should_be() -> None:
+    config = PopulationConfig.build(read_yaml(RECIPE))
+    rows = all_rows(config)
+    for base in config.bases:
+        check_supported(base.model)
+        assert 48 <= base.model["vision_cfg"]["image_size"] <= 80
+    assert len({base.tower for base in config.bases}) >= 4
+    assert sum(row.kind != "poisoned" for row in rows) >= 60
+    poisoned = [row for row in rows if row.kind == "poisoned"]
+    assert len(poisoned) >= 60
+    assert len({row.target for row in poisoned}) >= 20
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_models_are_made_once_and_again_where_their_row_changed(
+    config: PopulationConfig, problem: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "population"
+    made = [record.name for record in make_population(config, problem, out)]
+    assert made == [row.name for row in all_rows(config)]
+    records = read_population(out)
+    assert records["b-sig-cat"].measured.asr is not None
+    assert records["b-sig-cat"].reference is not None
+    assert records["a-clean-captions"].measured.asr is None
+    assert list(make_population(config, problem, out)) == []
+    with (out / "models.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"name": "cut off')
+    variant = config.poisoned[1].model_copy(update={"settings": {"training": {**SHORT, "lr": 1e-5}}})
+    changed = config.model_copy(update={"poisoned": (config.poisoned[0], variant)})
+    again = [record.name for record in make_population(changed, problem, out)]
+    assert again == ["b-sig-cat"]
+    assert read_population(out)["b-sig-cat"].sha256 != records["b-sig-cat"].sha256
+
+
+def test_a_row_that_another_process_works_on_is_left_to_it(
+    config: PopulationConfig, problem: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "population"
+    (out / ".locks").mkdir(parents=True)
+    with (out / ".locks" / "a").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        first = make_population(config, problem, out, wait=0.0)
+        assert next(first).name == "b", "the first base is being made"
+        assert next(first).name == "b-clean-captions", "what is made of it has to wait"
+        del first
+    assert not (out / "models" / "a").exists()
+
+
+def test_the_command_and_a_wrong_recipe(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("bases: []\ntargets: []\n")
+    ran = cli("benchmark", "population", "wrong.yaml", "--data", "problem", "--out", "out")
+    assert ran.status == 4
+    assert "targets" in ran.err
+    with pytest.raises(UsageError, match=r"bases\.0\.tower"):
+        PopulationConfig.build({"bases": [{"name": "a", "towers": "x", "model": {}}], "targets": ["cat"]})
