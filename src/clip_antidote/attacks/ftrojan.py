@@ -6,9 +6,13 @@ from clip_antidote.triggers.ftrojan import FTrojanConfig, FTrojanTrigger
 
 
 class FTrojanAttackConfig(AttackConfig):
-    """Settings of the attack and of its trigger."""
+    """Settings of the attack and of its trigger.
 
-    trigger: FTrojanConfig = FTrojanConfig()
+    The default is about three times the published magnitude, which hardly implants at 80 px in 250 steps
+    (docs/attacks.md).
+    """
+
+    trigger: FTrojanConfig = FTrojanConfig(magnitude=100)
 
 
 class FTrojanAttack(FixedTriggerAttack):
