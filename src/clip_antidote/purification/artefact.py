@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clip_antidote.config import Record
-from clip_antidote.errors import DataError
+from clip_antidote.errors import DataError, UsageError
 from clip_antidote.files import write_json
+from clip_antidote.models import downloads
 from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.triggers import Trigger, load_trigger
@@ -157,7 +158,26 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def moved(spec: str, folder: Path) -> str:
+def base_spec(spec: str, folder: Path, *, allow_download: bool) -> str:
+    """The spec of the model that an artefact names, if it may be followed: the artefact is untrusted.
+
+    Args:
+        spec: What the artefact names.
+        folder: The artefact; a model folder that was moved together with it is found beside it.
+        allow_download: Whether weights may come from the network.
+
+    Raises:
+        UsageError: They would have to, and may not.
+    """
+    if downloads(spec) and not allow_download:
+        raise UsageError(
+            f"{folder} names the model '{spec:.80}', which is not on this machine; give --model SPEC (model= in "
+            "Python) with a copy you trust, or --allow-download (allow_download=True) to fetch it"
+        )
+    return _moved(spec, folder)
+
+
+def _moved(spec: str, folder: Path) -> str:
     """Follows a local model folder that was moved together with the artefact."""
     kind, _, path = spec.partition(":")
     if kind == "local-dir" and not Path(path).exists():
