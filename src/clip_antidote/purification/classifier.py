@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Self
 
 import torch
 
-from clip_antidote.errors import ModelError
+from clip_antidote.errors import ModelError, UsageError
 from clip_antidote.inversion.search import SearchResult
 from clip_antidote.inversion.views import Observation
 from clip_antidote.models import load_model
@@ -105,7 +106,13 @@ class PurifiedCLIP(ZeroShotClassifier):
         return ZeroShotClassifier(self.model, self.classifier, self.classes)
 
     def with_threshold(self, threshold: float) -> PurifiedCLIP:
-        """Returns the same classifier with its gates lowered or raised, see `GuardedHead`."""
+        """Returns the same classifier with its gates lowered or raised, see `GuardedHead`.
+
+        Raises:
+            UsageError: The threshold is no number, which would let everything pass.
+        """
+        if not math.isfinite(threshold):
+            raise UsageError(f"the threshold of the gates must be a finite number, not {threshold}")
         return PurifiedCLIP(
             self.model,
             self.classifier,
