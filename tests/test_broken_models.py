@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
 from clip_antidote.errors import DataError, ModelError, UsageError
 from clip_antidote.inversion.config import InversionConfig
-from clip_antidote.inversion.invert import Inverter
-from clip_antidote.inversion.search import search_targets
+from clip_antidote.inversion.invert import InversionStats, Inverter
+from clip_antidote.inversion.search import screen, search_targets
 from clip_antidote.jobs.purify import run_purify
 from clip_antidote.models import OpenCLIPEncoder, load_model
 from clip_antidote.models.build import build_open_clip, save_open_clip
@@ -136,6 +137,23 @@ def test_an_inversion_that_diverges_names_its_step(small_model: OpenCLIPEncoder)
         search_targets(seen, settings, 0, inverter=Broken)
     with pytest.raises(ModelError, match="the loss is not finite"):
         search_targets(seen, InversionConfig(temperature=1e-45, screen_steps=2), 0)
+
+
+def test_an_inversion_without_any_loss_is_a_number(
+    small_model: OpenCLIPEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Inverter.stats
+
+    def perfect(self: Inverter, *args: Any, **kwargs: Any) -> InversionStats:
+        stats = measured(self, *args, **kwargs)
+        return replace(stats, objective=stats.objective * torch.tensor([0.0, 1, 1, 1, 1]))
+
+    monkeypatch.setattr(Inverter, "stats", perfect)
+    seen = observe(small_model, shots(noise()), config())
+    engine = Inverter(seen, InversionConfig(screen_steps=1), generator=torch.Generator().manual_seed(0))
+    found = screen(engine, torch.arange(5), rows=torch.arange(10), seed=0)
+    assert found.isfinite().all()
+    assert (found.argmin(1) == 0).all()
 
 
 def test_settings_are_finite() -> None:
