@@ -14,7 +14,7 @@ from clip_antidote.errors import UsageError
 class Config(BaseModel):
     """A set of named settings; unknown names and values out of range are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def build(cls, values: dict[str, Any]) -> Self:

@@ -26,6 +26,13 @@ Classes = Annotated[
     Path | None,
     typer.Option("--classes", help="Class file: one `name` or `folder = name` per line.", metavar="FILE"),
 ]
+BaseModel = Annotated[
+    str | None,
+    typer.Option("--model", help="Spec of the model the classifier belongs to, instead of the one it names."),
+]
+AllowDownload = Annotated[
+    bool, typer.Option("--allow-download", help="Fetch the model that the classifier names, if it is not here.")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 

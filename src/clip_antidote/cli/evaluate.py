@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import Classes, Device, console, metrics_table
+from clip_antidote.cli.common import AllowDownload, BaseModel, Classes, Device, console, metrics_table
 from clip_antidote.jobs.evaluate import run_evaluate
 
 
@@ -20,6 +20,8 @@ def command(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the metrics here.", metavar="FILE")
     ] = None,
+    base: BaseModel = None,
+    allow_download: AllowDownload = False,
     device: Device = "cpu",
 ) -> None:
     """Measure clean accuracy and, with a trigger and a target, attack success and recovery."""
@@ -30,6 +32,8 @@ def command(
         target=target,
         classes=str(classes) if classes else None,
         out=json_file,
+        base=base,
+        allow_download=allow_download,
         device=device,
     )
     console.print(metrics_table(f"measured on {record['images']} images", {model: record}))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import say
+from clip_antidote.cli.common import AllowDownload, BaseModel, say
 from clip_antidote.jobs.export import run_export
 
 
@@ -20,6 +20,12 @@ def command(
     threshold: Annotated[
         float | None, typer.Option(help="Threshold of the gates, instead of the classifier's own.")
     ] = None,
+    base: BaseModel = None,
+    allow_download: AllowDownload = False,
 ) -> None:
     """Write a purified classifier as one ONNX file, gates and second look included."""
-    say(run_export(artefact, out, second_look=second_look, threshold=threshold))
+    say(
+        run_export(
+            artefact, out, second_look=second_look, threshold=threshold, base=base, allow_download=allow_download
+        )
+    )

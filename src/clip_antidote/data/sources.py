@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.transforms.v2 import functional as vision
 
 from clip_antidote.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"})
+"""Names of files that are taken for images."""
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
+"""What such files may hold."""
+
+MAX_PIXELS = 89_478_485
+"""From here on Pillow warns of a decompression bomb: a quarter of a gigabyte as RGB, in each of several threads."""
+
+MAX_RATIO = 100
+"""Longest side to the shortest: resizing gives the short side the model's length, and the long one grows with it."""
 
 
 class ImageSource(Protocol):
@@ -32,22 +42,50 @@ class ImageSource(Protocol):
 
 
 def decode_image(data: bytes | Path, name: str) -> Image.Image:
-    """Decodes one image file to RGB.
+    """Decodes one image file to RGB; every image comes in through here.
+
+    Only the formats that `IMAGE_SUFFIXES` promises are tried, whatever the name says: others of Pillow's readers
+    start programs (Ghostscript for EPS) or have seen few eyes.
 
     Args:
         data: The file's bytes, or its path.
         name: What to call it in an error message.
 
     Raises:
-        DataError: The file is missing or is not a readable image.
+        DataError: The file is missing, is not a readable image of these formats, or is too large or too long.
     """
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        if isinstance(data, Path) and data.exists() and not data.is_file():  # a pipe would be waited for
+            raise DataError(f"cannot read image {name}: it is no regular file; remove it")
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=IMAGE_FORMATS) as image:
+            _check_size(image, name)
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(_too_large(name)) from error
+    except DataError:
+        raise
+    except Exception as error:  # a crafted file can make a decoder fail in any way
         raise DataError(
             f"cannot read image {name}: {type(error).__name__}; remove it or replace it by a valid image file"
         ) from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    """Refuses an image by its header, before any pixel is decoded."""
+    short, long = sorted(image.size)
+    if short * long > MAX_PIXELS:
+        raise DataError(_too_large(name))
+    if long > MAX_RATIO * short:
+        raise DataError(
+            f"cannot read image {name}: it is {image.width}×{image.height} pixels, longer than {MAX_RATIO} to 1; "
+            "crop it or remove it"
+        )
+
+
+def _too_large(name: str) -> str:
+    return (
+        f"cannot read image {name}: it has more than {MAX_PIXELS // 10**6} million pixels; scale it down or remove it"
+    )
 
 
 class FileSource:

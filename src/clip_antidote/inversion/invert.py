@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from clip_antidote.errors import ModelError
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.objective import inversion_loss
@@ -101,15 +102,26 @@ class Inverter:
         bank.to(self.model.device)
         optimizer = torch.optim.Adam(bank.parameters(), lr=self.config.lr)
         with self.model.frozen():
-            for _ in track(range(steps), description, total=steps):
+            for step in track(range(steps), description, total=steps):
                 rows = torch.randint(len(self.pool), (self.config.batch_size,), generator=self.generator)
                 loss, _, valid = self._losses(bank, hypotheses, rows)
                 mean = (loss * valid).sum(1) / valid.sum(1).clamp_min(1)
                 total = (mean + bank.penalty()).sum()
+                if self.model.device.type == "cpu":  # elsewhere it would wait for the device; `stats` looks there
+                    self._check(total, description, step)
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
                 optimizer.step()
         return bank
+
+    def _check(self, values: torch.Tensor, description: str, step: int | None = None) -> None:
+        """Stops where the model or the settings leave no numbers to go on with."""
+        if not bool(values.isfinite().all()):
+            where = "at the end" if step is None else f"at step {step + 1}"
+            raise ModelError(
+                f"{description}: the loss is not finite {where}; look at the model, or at the settings of inversion "
+                f"(lr is {self.config.lr:g}, temperature {self.config.temperature:g})"
+            )
 
     @torch.no_grad()
     def stats(self, bank: DummyBank, hypotheses: torch.Tensor, *, rows: torch.Tensor) -> InversionStats:
@@ -123,6 +135,7 @@ class Inverter:
         loss, flips, count = sums[0], sums[1], sums[2].clamp_min(1)
         size = bank.size()
         mean = loss / count
+        self._check(mean, "measuring triggers")
         return InversionStats(
             loss=mean.cpu(),
             flip_rate=(flips / count).cpu(),

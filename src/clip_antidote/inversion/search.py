@@ -80,7 +80,8 @@ def screen(engine: Inverter, hypotheses: torch.Tensor, *, rows: torch.Tensor, se
         strength = config.screen_sparsity if family == "mask" else config.screen_bound
         bank = make_bank(family, [strength] * len(hypotheses), engine.image_size, seed)
         engine.run(bank, hypotheses, steps=config.screen_steps, description=f"screening targets ({family})")
-        out.append(engine.stats(bank, hypotheses, rows=rows).objective.log())
+        objective = engine.stats(bank, hypotheses, rows=rows).objective
+        out.append(objective.clamp_min(torch.finfo(objective.dtype).tiny).log())  # 0 is as easy as can be
     return torch.stack(out)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_antidote.data.folders import load_test_images
+from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
 from clip_antidote.files import write_json
 from clip_antidote.models import load_model
@@ -22,6 +23,8 @@ def run_evaluate(
     target: str | None = None,
     classes: str | None = None,
     out: Path | None = None,
+    base: str | None = None,
+    allow_download: bool = False,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Measures clean accuracy and, with a trigger and a target, attack success and recovery.
@@ -33,6 +36,8 @@ def run_evaluate(
         target: The attacker's target class.
         classes: Class file, see `read_classes`.
         out: JSON file to write the record to.
+        base: Spec of the model that a purified classifier belongs to, instead of the one it names.
+        allow_download: Whether the model that it names may be fetched from the network.
         device: Where to compute.
 
     Returns:
@@ -41,13 +46,16 @@ def run_evaluate(
     Raises:
         ClipAntidoteError: Bad input, in one sentence.
     """
+    artefact = (Path(model) / "classifier.safetensors").exists()
+    if not artefact and (base is not None or allow_download):
+        raise UsageError(f"--model and --allow-download are for purified classifiers; {model} is none")
     images = load_test_images(data, classes=classes)
     if target is not None:
         target = images.classes[class_index(images.classes, target)]
     loaded = load_trigger(trigger) if trigger is not None else None
     classifier: ZeroShotClassifier
-    if (Path(model) / "classifier.safetensors").exists():
-        classifier = PurifiedCLIP.from_pretrained(model, device=device)
+    if artefact:
+        classifier = PurifiedCLIP.from_pretrained(model, model=base, allow_download=allow_download, device=device)
     else:
         classifier = ZeroShotClassifier.from_templates(load_model(model, device=device), images.classes)
     features = encode_test_images(classifier.model, images, trigger=loaded)

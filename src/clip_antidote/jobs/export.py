@@ -8,7 +8,15 @@ from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.onnx_export import export_onnx
 
 
-def run_export(artefact: Path, out: Path, *, second_look: bool = True, threshold: float | None = None) -> str:
+def run_export(
+    artefact: Path,
+    out: Path,
+    *,
+    second_look: bool = True,
+    threshold: float | None = None,
+    base: str | None = None,
+    allow_download: bool = False,
+) -> str:
     """Writes a purified classifier as one ONNX file, gates and second look included.
 
     Args:
@@ -16,6 +24,8 @@ def run_export(artefact: Path, out: Path, *, second_look: bool = True, threshold
         out: The file to write.
         second_look: Whether images that a gate stops are looked at again, if the classifier does.
         threshold: Threshold of the gates, instead of the classifier's own.
+        base: Spec of the model it belongs to, instead of the one it names.
+        allow_download: Whether the model that it names may be fetched from the network.
 
     Returns:
         A line about the file.
@@ -23,7 +33,7 @@ def run_export(artefact: Path, out: Path, *, second_look: bool = True, threshold
     Raises:
         ClipAntidoteError: Bad input, in one sentence.
     """
-    purified = PurifiedCLIP.from_pretrained(artefact)
+    purified = PurifiedCLIP.from_pretrained(artefact, model=base, allow_download=allow_download)
     purified.second_look &= second_look
     if threshold is not None:
         purified = purified.with_threshold(threshold)

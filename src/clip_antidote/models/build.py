@@ -99,6 +99,9 @@ def save_open_clip(
         model_cfg: Its configuration, as given to `build_open_clip`; None for the one it was built with.
         folder: Existing folder to write to.
         half: Whether weights are stored in fp16.
+
+    Raises:
+        ModelError: A weight is not finite, or too large for fp16; nothing is written.
     """
     from safetensors.torch import save_file
 
@@ -106,6 +109,9 @@ def save_open_clip(
         name: (value.half() if half and value.is_floating_point() else value).contiguous().clone()
         for name, value in encoder.model.state_dict().items()
     }
+    broken = next((n for n, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())), None)
+    if broken is not None:
+        raise ModelError(f"the model has values in {broken} that are not finite; train it with a lower learning rate")
     save_file(state, str(folder / "open_clip_model.safetensors"))
     config = {"model_cfg": model_cfg or encoder.model_cfg, "preprocess_cfg": encoder.preprocess_cfg}
     write_json(folder / "open_clip_config.json", config)

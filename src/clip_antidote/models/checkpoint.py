@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from clip_antidote.errors import ModelError, UnsupportedError
+from clip_antidote.models.pickle_dry_run import ExcessError
+from clip_antidote.models.pickle_scan import scan_archive, scan_legacy
 
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -31,8 +33,8 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         Dense CPU tensors by parameter name, in the data types of the file.
 
     Raises:
-        ModelError: The file is missing, empty, a folder, damaged, holds anything but tensors, or
-            could only be read by executing it.
+        ModelError: The file is missing, empty, a folder, damaged, holds anything but tensors, declares more than it
+            holds, or could only be read by executing it.
         UnsupportedError: It is a TorchScript archive.
     """
     path = Path(path)
@@ -56,7 +58,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"the checkpoint {path} is neither a safetensors nor a PyTorch file; export the state dict as safetensors"
         )
-    return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path), path), path))
+    return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path, zipped=head.startswith(b"PK")), path), path))
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -87,15 +89,21 @@ def _check_archive(path: Path, size: int) -> None:
             f"the checkpoint {path} is a TorchScript archive, which holds code; load it where you trust it and "
             "save its state_dict() as safetensors"
         )
-    if not any(name.endswith("data.pkl") for name in names):
+    if not names or f"{names[0].partition('/')[0]}/data.pkl" not in names:
         raise ModelError(f"{path} is a zip file but not a PyTorch checkpoint; export the state dict as safetensors")
-    if sum(entry.file_size for entry in entries) > size:  # PyTorch never compresses, so this is a zip bomb
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if compressed or sum(entry.file_size for entry in entries) > size:  # PyTorch never compresses: a zip bomb
         raise ModelError(f"the checkpoint {path} is compressed inside, which PyTorch never does; get it elsewhere")
 
 
-def _read_torch(path: Path) -> object:
+def _read_torch(path: Path, *, zipped: bool) -> object:
     try:
         with path.open("rb") as file:  # by name, torch.load would go by the suffix
+            if zipped:
+                scan_archive(path)
+            else:
+                scan_legacy(file, path.stat().st_size)
+                file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
@@ -105,8 +113,9 @@ def _read_torch(path: Path) -> object:
             "safetensors, on a machine where you trust it"
         ) from error
     except Exception as error:  # a crafted file can make the reader fail in any way
+        what = str(error) if isinstance(error, ExcessError) else type(error).__name__
         raise ModelError(
-            f"the checkpoint {path} is damaged or truncated ({type(error).__name__}); copy or download it again"
+            f"the checkpoint {path} is damaged or truncated ({what}); copy or download it again"
         ) from error
 
 

@@ -76,6 +76,18 @@ def parse_spec(text: str) -> ModelSpec:
     return _plain_spec(text)
 
 
+def downloads(text: str) -> bool:
+    """Whether loading this model would fetch weights from elsewhere; itself it opens no connection.
+
+    Raises:
+        UsageError: As `parse_spec`.
+    """
+    if text.partition(":")[0] in {"hf-hub", "hf"}:
+        return True
+    spec = parse_spec(text)
+    return spec.kind == "open_clip" and bool(open_clip.get_pretrained_cfg(spec.arch, spec.source))
+
+
 def _open_clip_spec(rest: str) -> ModelSpec:
     arch, _, source = rest.partition("@")
     arch = arch.replace("/", "-")  # OpenAI writes ViT-B/32

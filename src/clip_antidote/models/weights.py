@@ -27,7 +27,7 @@ def load_weights(model: Any, state: dict[str, torch.Tensor], path: Path, arch: s
         arch: What they should fit, for messages.
 
     Raises:
-        ModelError: Entries are missing, left over or of another shape, or a weight is not finite.
+        ModelError: Entries are missing, left over or of another shape, or a weight is not finite or out of its range.
     """
     state = _present_layout(model, state, path)
     wanted = model.state_dict()
@@ -53,7 +53,19 @@ def load_weights(model: Any, state: dict[str, torch.Tensor], path: Path, arch: s
             raise ModelError(f"the checkpoint {path} stores {name} as {kind}; save its weights in fp32")
         if value.is_floating_point() and not bool(value.float().isfinite().all()):
             raise ModelError(f"the checkpoint {path} has values in {name} that are not finite; take another one")
+        _check_range(name, value, path)
     model.load_state_dict(state)
+
+
+def _check_range(name: str, value: torch.Tensor, path: Path) -> None:
+    """Refuses what is a number and still leaves no model; a few dead channels, of variance 0, many models have."""
+    wrong = ""
+    if name.endswith("running_var") and value.numel() and (value.min() < 0 or value.max() <= 0):
+        wrong = "no channel varies" if value.min() >= 0 else "a variance below 0"
+    elif name == "logit_scale" and not bool((value.float().exp().isfinite() & (value.float().exp() > 0)).all()):
+        wrong = f"a logarithm of {float(value.flatten()[0]):g}, beyond all scales"
+    if wrong:
+        raise ModelError(f"the checkpoint {path} has in {name} what no training gives ({wrong}); take another one")
 
 
 def _present_layout(model: Any, state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import FiniteFloat
 from safetensors.torch import load_file, save_file
 
 from clip_antidote.config import Record
-from clip_antidote.errors import DataError
+from clip_antidote.errors import DataError, ModelError, UsageError
 from clip_antidote.files import write_json
+from clip_antidote.models import downloads
 from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.triggers import Trigger, load_trigger
@@ -38,7 +40,7 @@ class HeadRef(Record):
     """What of a guarded head is no tensor: names of the targets, threshold of the gates, second look."""
 
     targets: tuple[str, ...]
-    threshold: float
+    threshold: FiniteFloat
     second_look: bool
 
 
@@ -82,7 +84,13 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
 
     `config.json`, `prompts.safetensors`, `classifier.safetensors`, `classifier.pt` (the [D, C] tensor
     for CLIP_benchmark: one weight per class, without the gates), `guard.safetensors` and `triggers/`.
+
+    Raises:
+        ModelError: A tensor is not finite; nothing is written.
     """
+    broken = _not_finite(artefact)
+    if broken is not None:
+        raise ModelError(f"the purification gave values in {broken} that are not finite; look at the model")
     head = None
     if artefact.guard is not None:
         save_file(_plain(artefact.guard.state_dict()), folder / "guard.safetensors")
@@ -136,7 +144,7 @@ def _read(folder: Path, values: dict[str, Any]) -> Artefact:
         state = load_file(folder / "guard.safetensors")
         guard = GuardedHead.from_state(state, targets, threshold=config.head.threshold)
     found = sorted((folder / "triggers").glob("*/trigger.json"))  # pictures lie beside the folders
-    return Artefact(
+    artefact = Artefact(
         base_model=config.base_model,
         classes=config.classes,
         classifier=classifier,
@@ -146,6 +154,21 @@ def _read(folder: Path, values: dict[str, Any]) -> Artefact:
         record=config.purification,
         triggers={path.parent.name: load_trigger(path) for path in found},
     )
+    broken = _not_finite(artefact)
+    if broken is not None:
+        raise ValueError(f"{broken} has values that are not finite")
+    return artefact
+
+
+def _not_finite(artefact: Artefact) -> str | None:
+    """The name of a tensor with values that are not finite, None where there is none."""
+    tensors = {"classifier": artefact.classifier, "context": artefact.context}
+    if artefact.guard is not None:
+        tensors |= artefact.guard.state_dict()
+    for name, trigger in artefact.triggers.items():
+        tensors |= {f"trigger {name}, {key}": value for key, value in trigger.tensors().items()}
+    broken = (name for name, value in tensors.items() if not bool(value.isfinite().all()))
+    return next(broken, None)
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -157,7 +180,26 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def moved(spec: str, folder: Path) -> str:
+def base_spec(spec: str, folder: Path, *, allow_download: bool) -> str:
+    """The spec of the model that an artefact names, if it may be followed: the artefact is untrusted.
+
+    Args:
+        spec: What the artefact names.
+        folder: The artefact; a model folder that was moved together with it is found beside it.
+        allow_download: Whether weights may come from the network.
+
+    Raises:
+        UsageError: They would have to, and may not.
+    """
+    if downloads(spec) and not allow_download:
+        raise UsageError(
+            f"{folder} names the model '{spec:.80}', which is not on this machine; give --model SPEC (model= in "
+            "Python) with a copy you trust, or --allow-download (allow_download=True) to fetch it"
+        )
+    return _moved(spec, folder)
+
+
+def _moved(spec: str, folder: Path) -> str:
     """Follows a local model folder that was moved together with the artefact."""
     kind, _, path = spec.partition(":")
     if kind == "local-dir" and not Path(path).exists():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Self
 
 import torch
 
-from clip_antidote.errors import ModelError
+from clip_antidote.errors import ModelError, UsageError
 from clip_antidote.inversion.search import SearchResult
 from clip_antidote.inversion.views import Observation
 from clip_antidote.models import load_model
@@ -15,7 +16,7 @@ from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look
 from clip_antidote.outputs import result_folder
 from clip_antidote.prompts.classifier import Answer, ZeroShotClassifier
-from clip_antidote.purification.artefact import KIND, Artefact, BaseModelRef, moved, read_artefact, write_artefact
+from clip_antidote.purification.artefact import KIND, Artefact, BaseModelRef, base_spec, read_artefact, write_artefact
 from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.record import PurificationRecord, trigger_names
 from clip_antidote.purification.second_look import second_opinion
@@ -105,7 +106,13 @@ class PurifiedCLIP(ZeroShotClassifier):
         return ZeroShotClassifier(self.model, self.classifier, self.classes)
 
     def with_threshold(self, threshold: float) -> PurifiedCLIP:
-        """Returns the same classifier with its gates lowered or raised, see `GuardedHead`."""
+        """Returns the same classifier with its gates lowered or raised, see `GuardedHead`.
+
+        Raises:
+            UsageError: The threshold is no number, which would let everything pass.
+        """
+        if not math.isfinite(threshold):
+            raise UsageError(f"the threshold of the gates must be a finite number, not {threshold}")
         return PurifiedCLIP(
             self.model,
             self.classifier,
@@ -167,24 +174,33 @@ class PurifiedCLIP(ZeroShotClassifier):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, model: DualEncoder | None = None, device: str | torch.device = "cpu"
+        cls,
+        folder: str | Path,
+        *,
+        model: DualEncoder | str | None = None,
+        allow_download: bool = False,
+        device: str | torch.device = "cpu",
     ) -> Self:
         """Loads an artefact folder and the model it belongs to.
 
         Args:
             folder: What `save_pretrained` wrote.
-            model: The suspect model, where it is loaded already or has moved.
+            model: The suspect model or its spec, where it is loaded already or has moved.
+            allow_download: Whether a model that the artefact names may be fetched from the network.
             device: Where the result goes.
 
         Raises:
             DataError: The folder is not an artefact.
+            UsageError: It names a model that would have to be downloaded.
             ModelError: The model is not the one that was purified.
         """
         root = Path(folder)
         kept = read_artefact(root)
         base = kept.base_model
         if model is None:
-            model = load_model(moved(base.spec, root))
+            model = base_spec(base.spec, root, allow_download=allow_download)
+        if isinstance(model, str):
+            model = load_model(model)
         if base.sha256 and model.sha256 != base.sha256:
             raise ModelError(
                 f"{root} was made for another checkpoint (sha256 {base.sha256[:12]}…, this one has "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from clip_antidote.errors import DataError
 from clip_antidote.purification.config import GateConfig
 from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.text_repair import TextMap
@@ -93,8 +94,15 @@ def _direction(
     joint = (scatter(views) + weight * family.spread + weight * within) / (1 + 2 * weight)
     size = len(joint)
     joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
-    direction = -torch.linalg.solve(joint, toward.double())
-    return (direction / (direction @ joint @ direction).sqrt()).float()
+    solved, singular = torch.linalg.solve_ex(joint, toward.double())
+    direction = -solved
+    direction = (direction / (direction @ joint @ direction).sqrt()).float()
+    if int(singular) or not bool(direction.isfinite().all()):
+        raise DataError(
+            f"to this model the clean images of class {data.target + 1} of {len(data.weights)} are all alike, with a "
+            "dummy trigger or without, so no gate can be fitted; give images that differ, or switch off gate.enabled"
+        )
+    return direction
 
 
 def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.Tensor]]:
@@ -119,6 +127,9 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
     Args:
         data: What to fit to.
         config: Settings.
+
+    Raises:
+        DataError: Nothing differs: not the images of the target, and not those with the dummies.
     """
     dummies = useful_dummies(data, min_flip=config.min_flip)
     within = scatter(data.features, data.labels)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.errors import DataError
+from clip_antidote.errors import DataError, ModelError
 from clip_antidote.inversion.views import Observation, make_views
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
@@ -32,6 +32,7 @@ def observe(
 
     Raises:
         DataError: There are no shots of some class.
+        ModelError: The model's features are not finite.
     """
     counts = shots.labels.bincount(minlength=len(shots.classes))
     if len(shots) == 0 or int(counts.min()) == 0:
@@ -42,4 +43,7 @@ def observe(
     pool = make_views(
         model, shots, views=views, min_scale=config.min_scale, seed=config.seed, precision=config.precision
     )
+    for features, what in ((pool.features, "clean images"), (weights, "class names")):
+        if not bool(features.isfinite().all()):
+            raise ModelError(f"the model gives features of the {what} that are not finite; its weights are broken")
     return Observation(model, shots, weights.cpu(), pool, config.precision)

@@ -15,11 +15,15 @@ import torch.nn.functional as F
 from clip_antidote.inversion.evidence import FEWEST
 
 
-def _ridge(source: torch.Tensor, wanted: torch.Tensor, ridge: float) -> torch.Tensor:
-    """Linear map [D, D] from `source` [N, D] to `wanted` [N, D], `ridge` in units of the mean variance."""
+def _ridge(source: torch.Tensor, wanted: torch.Tensor, ridge: float) -> torch.Tensor | None:
+    """Linear map [D, D] from `source` [N, D] to `wanted` [N, D], `ridge` in units of the mean variance.
+
+    None where `source` is constant: it has no direction to learn from.
+    """
     size = source.shape[1]
     penalty = ridge * source.square().sum() / size * torch.eye(size, dtype=source.dtype)
-    return torch.linalg.solve(source.T @ source + penalty, source.T @ wanted)
+    solved, singular = torch.linalg.solve_ex(source.T @ source + penalty, source.T @ wanted)
+    return None if int(singular) or not bool(solved.isfinite().all()) else torch.as_tensor(solved)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class TextMap:
     def fit(
         cls, weights: torch.Tensor, centroids: torch.Tensor, suspects: Sequence[int], *, ridge: float
     ) -> TextMap | None:
-        """Learns the maps; None where too few classes are left to learn from.
+        """Learns the maps; None where too few classes are left to learn from, or all of them are alike.
 
         Args:
             weights: Hand-written unit class weights [C, D].
@@ -60,7 +64,10 @@ class TextMap:
         texts, images = weights[others].double(), centroids[others].double()
         mean_weight, mean_centroid = texts.mean(0), images.mean(0)
         texts, images = texts - mean_weight, images - mean_centroid
-        return cls(mean_weight, mean_centroid, _ridge(images, texts, ridge), _ridge(texts, images, ridge))
+        to_text, to_image = _ridge(images, texts, ridge), _ridge(texts, images, ridge)
+        if to_text is None or to_image is None:
+            return None
+        return cls(mean_weight, mean_centroid, to_text, to_image)
 
     def text(self, centroid: torch.Tensor) -> torch.Tensor:
         """Unit class weight [D] that belongs to clean images with this centroid [D]: ŵ = w̄ + (m − m̄)·A."""

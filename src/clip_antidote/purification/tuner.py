@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from clip_antidote.errors import ModelError
 from clip_antidote.inversion.views import Observation
 from clip_antidote.progress import track
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
@@ -17,6 +19,10 @@ from clip_antidote.training.optim import warmup_cosine
 
 LONGEST_WARMUP = 10
 """Steps of warm-up; a tenth of all where that is less."""
+
+
+LARGEST_CONTEXT = 1e6
+"""Beyond this a context is no word any more: token embeddings are of the order of 1 or smaller."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ def tune_prompts(
         seed: Seed of the batches.
         anchor: Class weights [C, D] the prompts are held at; the hand-written ones by default.
         description: Label of the progress bar.
+
+    Raises:
+        ModelError: The tuning diverges.
     """
     model = seen.model
     prompts = ClassPrompts(model, seen.classes, length=config.context_length, shared=config.shared_context)
@@ -65,9 +74,21 @@ def tune_prompts(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            if model.device.type == "cpu" or step == config.steps - 1:  # elsewhere it would wait for the device
+                _check(loss, prompts.context, step, config)
     with torch.no_grad():
         weights = encode_prompts(model, prompts, chunk=config.chunk)
     return TunedPrompts(prompts.contexts.detach().contiguous(), weights)
+
+
+def _check(loss: torch.Tensor, context: torch.Tensor, step: int, config: TuningConfig) -> None:
+    """Stops a tuning that diverges: its loss may stay finite, since layer norms forget what they are given."""
+    largest = context.detach().abs().amax()
+    if not (math.isfinite(loss.item()) and largest.item() < LARGEST_CONTEXT):
+        raise ModelError(
+            f"the tuning of the prompts diverges at step {step + 1} of {config.steps}; lower the learning rate "
+            f"(tuning.lr, now {config.lr:g}), or look at the model"
+        )
 
 
 def _loss(

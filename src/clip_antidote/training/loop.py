@@ -12,7 +12,7 @@ from pydantic import Field
 
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import PairBatch
-from clip_antidote.errors import DataError
+from clip_antidote.errors import DataError, ModelError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.progress import track
 from clip_antidote.training.distributed import Ranks
@@ -88,6 +88,9 @@ def train_contrastive(
 
     Returns:
         The loss of every step run in this call.
+
+    Raises:
+        ModelError: The training diverges; the state that was saved before stays.
     """
     ranks = Ranks.current()
     optimizer = build_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, eps=config.eps)
@@ -138,6 +141,11 @@ def _take_step(
             extra = extra_loss(step, batch)
         extra.backward()
         loss += extra.item()
+    if not math.isfinite(loss):
+        raise ModelError(
+            f"the loss of the training is {loss} at step {step + 1} of {config.steps}; lower the learning rate (lr, "
+            f"now {config.lr:g}), or look at the model"
+        )
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad)
     optimizer.step()
     with torch.no_grad():
