@@ -45,7 +45,11 @@ def result_folder(path: Path, kind: str) -> Iterator[Path]:
         if place.is_dir():
             previous = place.with_name(f".{place.name}.{os.getpid()}.old")
             os.replace(place, previous)
-            os.replace(temporary, place)
+            try:
+                os.replace(temporary, place)
+            except BaseException:
+                os.replace(previous, place)
+                raise
             shutil.rmtree(previous, ignore_errors=True)
         else:
             os.replace(temporary, place)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clip_antidote.cli.common import say
-from clip_antidote.jobs.export import run_export
 
 
 def command(
@@ -22,4 +21,6 @@ def command(
     ] = None,
 ) -> None:
     """Write a purified classifier as one ONNX file, gates and second look included."""
+    from clip_antidote.jobs.export import run_export
+
     say(run_export(artefact, out, second_look=second_look, threshold=threshold))
