@@ -108,6 +108,6 @@ def finished_record(file: Path, run: str) -> dict[str, Any] | None:
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and record.get("run") == run else None

@@ -133,5 +133,5 @@ def _marked(folder: Path) -> tuple[str, dict[str, int]] | None:
         if marker["tool"] != "clip-antidote" or marker["format"] != FORMAT:
             return None
         return str(marker["kind"]), {str(name): int(size) for name, size in marker["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
