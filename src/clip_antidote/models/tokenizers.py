@@ -45,18 +45,7 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
         raise ModelError(
             "text_cfg.tokenizer_kwargs of the model configuration must be a mapping; correct or remove it"
         )
-    unknown = set(options) - (_HF_OPTIONS if name else _SIMPLE_OPTIONS)
-    if unknown:
-        raise UnsupportedError(
-            f"the model configuration sets the tokenizer option '{min(unknown)}', which is not supported; remove "
-            "it from text_cfg.tokenizer_kwargs"
-        )
-    odd = next((key for key, value in options.items() if value not in _KNOWN.get(key, (value,))), None)
-    if odd is not None:
-        raise UnsupportedError(
-            f"the model configuration sets the tokenizer option '{odd}' to {options[odd]!r:.60}, which is not "
-            "supported"
-        )
+    _check_options(options, _HF_OPTIONS if name else _SIMPLE_OPTIONS)
     if name is not None and not isinstance(name, str):
         raise ModelError(f"text_cfg.hf_tokenizer_name of the model configuration is {name!r:.60}; it must be a name")
     length = text.get("context_length", 77)
@@ -88,3 +77,19 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
         return made
 
     return make
+
+
+def _check_options(options: dict[str, Any], known: frozenset[str]) -> None:
+    """Refuses what is not known to be harmless, with UnsupportedError."""
+    unknown = set(options) - known
+    if unknown:
+        raise UnsupportedError(
+            f"the model configuration sets the tokenizer option '{min(unknown)}', which is not supported; remove "
+            "it from text_cfg.tokenizer_kwargs"
+        )
+    odd = next((key for key, value in options.items() if value not in _KNOWN.get(key, (value,))), None)
+    if odd is not None:
+        raise UnsupportedError(
+            f"the model configuration sets the tokenizer option '{odd}' to {options[odd]!r:.60}, which is not "
+            "supported"
+        )
