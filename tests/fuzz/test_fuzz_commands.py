@@ -32,6 +32,7 @@ COMMANDS = [
 ]
 TEXTS = [text[:3000] for text in HOSTILE if isinstance(text, str) and text and "\0" not in text]
 TEXTS += ["-", "--", "--help=x", "-1", "\udcff", "~", "*", "a b", "'", '"', "$(id)", "`id`", "x" * 300, "/" * 300]
+OUTPUTS = [text for text in TEXTS if "/" not in text]  # where a user says, files are written
 NUMBERS = ["0", "-1", "1", "nan", "inf", "1e400", "9" * 30, "1_000", "０", "0x10", "1.5", ""]
 
 
@@ -41,7 +42,7 @@ def arguments(draw: random.Random, good: dict[str, str]) -> list[str]:
     odd = set(draw.sample(slots, draw.randint(1, len(slots))))
     for number in slots:
         if number in odd or words[number] not in good:
-            words[number] = draw.choice(NUMBERS if words[number] == "NUMBER" else TEXTS)
+            words[number] = draw.choice({"NUMBER": NUMBERS, "OUT": OUTPUTS}.get(words[number], TEXTS))
         else:
             words[number] = good[words[number]]
     return words
