@@ -3,13 +3,17 @@ PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null 
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test fuzz lint venv clean
 
 demo: $(STAMP)
 	$(BIN)/clip-antidote demo --out runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The cases of the fast tier and many more.
+fuzz: $(STAMP)
+	FUZZ_TIMES=$(or $(TIMES),20) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

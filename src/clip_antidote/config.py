@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clip_antidote.errors import UsageError
 
+_MOST_VALUES, _DEEPEST = 100_000, 50
+
 
 class Config(BaseModel):
     """A set of named settings; unknown names and values out of range are refused."""
@@ -25,6 +27,7 @@ class Config(BaseModel):
         Raises:
             UsageError: An unknown name or a value out of range.
         """
+        _check_extent(values, cls.__name__)
         try:
             return cls(**cls._completed(values))
         except ValidationError as error:
@@ -74,10 +77,46 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # yaml lets the errors of dates, numbers and tags through that it cannot make
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{path} is not valid YAML: {reason}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path} is nested too deeply for a file of settings") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold a mapping of settings, not a {type(values).__name__}")
+    _check_extent(values, str(path))
     return values
+
+
+def _check_extent(values: dict[Any, Any], where: str) -> None:
+    """Refuses settings that are no tree of named values of a sensible size, such as YAML's aliases can make.
+
+    Raises:
+        UsageError: A name is no text, a number has more than 63 bits, or there is too much.
+    """
+    count = 0
+    level: list[Any] = [values]
+    for _ in range(_DEEPEST):
+        count += len(level)
+        if count > _MOST_VALUES:
+            break
+        odd = next(
+            (name for value in level if isinstance(value, dict) for name in value if not isinstance(name, str)), ""
+        )
+        if odd != "":
+            raise UsageError(f"{where}: the name of a setting must be a text, not {odd!r:.60}")
+        if any(isinstance(value, int) and abs(value) >= 2**63 for value in level):
+            raise UsageError(f"{where}: a number of a setting is too large; at most 63 bits are possible")
+        level = [inner for value in level for inner in _inner(value)]
+        if not level:
+            return
+    raise UsageError(f"{where} holds too many settings or nests them too deeply")
+
+
+def _inner(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else []

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,44 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`, and removes what is there at the end.
 
     Raises:
-        DataError: The place cannot be written to.
+        DataError: The place cannot be written to, or a file that is read meanwhile cannot be read.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; choose another output folder") from error
+    except OSError as error:
+        other = error.filename is not None and path.parent not in Path(os.fsdecode(error.filename)).parents
+        if other and not isinstance(error, NotADirectoryError | FileExistsError):
+            raise DataError(storage_failure(error)) from error
+        raise DataError(f"cannot write {path}: {_reason(error)}; choose another output folder") from error
+    except Exception as error:
+        # The libraries that write weights tell a full disk in their own ways.
+        if any(sign in str(error) for sign in ("PytorchStreamWriter", "I/O error", "unexpected pos")):
+            reason = str(error).splitlines()[0]
+            raise DataError(f"cannot write {path}: {reason}; make room or choose another output folder") from error
+        raise
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        elif temporary.exists():
-            temporary.unlink()
+        remove_quietly(temporary)
+
+
+def remove_quietly(path: Path) -> None:
+    """Removes a file, a link or a folder with all that is in it, as far as that is possible."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def storage_failure(error: OSError) -> str:
+    """A sentence about a file or a folder that could not be read or written."""
+    where = f" {os.fsdecode(error.filename)}" if error.filename is not None else ""
+    return f"cannot read or write{where}: {_reason(error)}; check the path, its permissions and the free space"
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager
@@ -48,10 +73,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text through a temporary name.
+
+    Names of files may hold bytes that are no characters; they are written as escapes, which JSON reads again.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, indented, through a temporary name."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def sha256_file(path: Path) -> str:
@@ -75,6 +108,6 @@ def finished_record(file: Path, run: str) -> dict[str, Any] | None:
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and record.get("run") == run else None

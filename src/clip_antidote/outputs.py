@@ -45,7 +45,11 @@ def result_folder(path: Path, kind: str) -> Iterator[Path]:
         if place.is_dir():
             previous = place.with_name(f".{place.name}.{os.getpid()}.old")
             os.replace(place, previous)
-            os.replace(temporary, place)
+            try:
+                os.replace(temporary, place)
+            except BaseException:
+                os.replace(previous, place)
+                raise
             shutil.rmtree(previous, ignore_errors=True)
         else:
             os.replace(temporary, place)
@@ -129,5 +133,5 @@ def _marked(folder: Path) -> tuple[str, dict[str, int]] | None:
         if marker["tool"] != "clip-antidote" or marker["format"] != FORMAT:
             return None
         return str(marker["kind"]), {str(name): int(size) for name, size in marker["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

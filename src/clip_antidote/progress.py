@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from clip_antidote.plain import plain
 
 T = TypeVar("T")
 _console: ContextVar[Console | None] = ContextVar("console", default=None)
@@ -52,6 +55,15 @@ def hide_progress() -> Iterator[None]:
         _console.reset(token)
 
 
+def tell(sentence: str) -> None:
+    """Says a sentence beside the bars; where bars are switched off, as a warning."""
+    console = _console.get()
+    if console is None:
+        warnings.warn(sentence, stacklevel=2)
+    else:
+        console.print(Text.assemble(("note:", "yellow"), f" {plain(sentence)}"), soft_wrap=True)
+
+
 def track(steps: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
     """Iterates over `steps` and shows a bar where bars are switched on.
 
@@ -61,12 +73,12 @@ def track(steps: Iterable[T], description: str, *, total: int, done: int = 0) ->
         total: Number of steps of the whole work.
         done: How many of them an interrupted run did before.
     """
-    console = _console.get()
+    console, description = _console.get(), plain(description)
     if console is None:
         yield from steps
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _RateColumn(),
@@ -80,4 +92,4 @@ def track(steps: Iterable[T], description: str, *, total: int, done: int = 0) ->
             yield step
             bar.advance(task)
     if not console.is_terminal:
-        console.print(f"{description}: {total} steps done")
+        console.print(f"{description}: {total} steps done", markup=False, emoji=False)

@@ -8,10 +8,12 @@ from pathlib import Path
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.clean_data import CleanData
 from clip_antidote.attacks.material import Material, caption_material, gather_material
-from clip_antidote.errors import UsageError
+from clip_antidote.errors import ClipAntidoteError, UsageError
 from clip_antidote.evaluation.evaluate import class_index
+from clip_antidote.files import remove_quietly
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.outputs import result_folder
+from clip_antidote.progress import tell
 from clip_antidote.training.distributed import Ranks
 from clip_antidote.triggers import load_trigger
 from clip_antidote.triggers.base import Trigger
@@ -71,7 +73,15 @@ def attack_material(model: DualEncoder, attack: Attack, data: CleanData, *, limi
 def _kept_trigger(state: Path | None) -> Trigger | None:
     """The trigger of an interrupted run, which the training must go on with."""
     folder = state / "trigger" if state is not None else None
-    return load_trigger(folder) if folder is not None and folder.is_dir() else None
+    if folder is None or not folder.is_dir():
+        return None
+    try:
+        return load_trigger(folder)
+    except ClipAntidoteError as error:
+        tell(f"the kept trigger cannot be used ({error}); the attack starts again")
+    if state is not None:
+        remove_quietly(state)  # what was trained with that trigger is of no use without it
+    return None
 
 
 def _shared_trigger(trigger: Trigger | None, ranks: Ranks) -> Trigger:

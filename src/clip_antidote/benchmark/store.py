@@ -132,7 +132,14 @@ def _end_with_a_line(file: int) -> None:
 def read_settings(folder: Path) -> dict[str, dict[str, Any]]:
     """Settings and library versions of the runs by their keys, empty where there are none."""
     file = folder / "settings.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return _read_json(file) if file.exists() else {}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {file} as JSON; remove it, or take it from a copy") from error
 
 
 def read_runs(folder: Path) -> list[RunRecord]:
@@ -169,12 +176,12 @@ def read_suspects(folder: Path) -> list[SuspectRecord]:
 def _suspects(folder: Path) -> list[SuspectRecord]:
     files = sorted([*(folder / "zoo").glob("*/attack.json"), *(folder / "zoo").glob("*/control.json")])
     if files:
-        return [SuspectRecord.from_attack(f.parent.name, json.loads(f.read_text(encoding="utf-8"))) for f in files]
+        return [SuspectRecord.from_attack(f.parent.name, _read_json(f)) for f in files]
     file = folder / "suspects.json"
     if not file.exists():
         return []
+    records = _read_json(file)
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
         return [SuspectRecord(name=name, **record) for name, record in sorted(records.items())]
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{file} does not hold the records of suspects that this version writes") from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
 
 from clip_antidote.benchmark.records import RunRecord, SuspectRecord
+from clip_antidote.errors import DataError
 from clip_antidote.evaluation.metric_table import METRICS, MISSING, Metric
 from clip_antidote.evaluation.metrics import Metrics
 
@@ -142,6 +143,8 @@ def curve_table(runs: Iterable[RunRecord]) -> str:
     if not curves:
         return ""
     points = [metrics for curve in curves for _, metrics in curve]
+    if len({tuple(threshold for threshold, _ in curve) for curve in curves}) > 1:
+        raise DataError("the runs have curves of different thresholds; run them again with the same settings")
     columns = [column for column in _columns(points) if column.along_curve]
     heads, rows = ["threshold"], []
     for column in columns:
@@ -158,6 +161,11 @@ def curve_table(runs: Iterable[RunRecord]) -> str:
     return markdown(heads, rows)
 
 
+def _steps(suspect: SuspectRecord) -> str:
+    training = suspect.config.get("training")
+    return str(training.get("steps", MISSING)) if isinstance(training, dict) else MISSING
+
+
 def zoo_table(suspects: list[SuspectRecord]) -> str:
     """One row per model of the zoo: what the attack did, and the clean model beside it."""
     columns = _columns(suspect.poisoned for suspect in suspects)
@@ -167,8 +175,8 @@ def zoo_table(suspects: list[SuspectRecord]) -> str:
         rows.append(
             [
                 suspect.name,
-                MISSING if rate is None else f"{100 * rate:g} %",
-                str(suspect.config["training"]["steps"]),
+                f"{100 * rate:g} %" if isinstance(rate, int | float) else MISSING,
+                _steps(suspect),
                 mean_percent([suspect.clean.value("ca")]),
                 *_means(columns, [suspect.poisoned]),
                 mean_percent([suspect.clean.value("asr")], ASR_DIGITS),

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from contextlib import suppress
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
 from clip_antidote.cli import attack, benchmark, data, demo, evaluate, export, ls, purify, train, train_stego
-from clip_antidote.cli.common import progress_console
+from clip_antidote.cli.common import progress_console, say
 from clip_antidote.errors import ClipAntidoteError
+from clip_antidote.files import storage_failure
 from clip_antidote.progress import show_progress
 from clip_antidote.runtime import keep_freed_memory
 
-USAGE, INTERRUPTED = 4, 130
+FAILED, USAGE, INTERRUPTED = 2, 4, 130
 STOPPED = "interrupted; nothing half written was left, the same command starts again where it can"
+CLOSED = "standard output was closed before everything was printed; files that were written are whole"
 
 app = typer.Typer(
     help="Purify a backdoored CLIP into a zero-shot classifier you can trust.",
@@ -21,6 +28,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"clip-antidote {metadata.version('clip-antidote')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+]
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Purify a backdoored CLIP into a zero-shot classifier you can trust."""
+
+
 app.command("demo")(demo.command)
 app.command("purify")(purify.command)
 app.command("evaluate")(evaluate.command)
@@ -36,13 +61,24 @@ app.command("train-stego")(train_stego.command)
 def main() -> None:
     """Entry point: exit status 0 done, 2 error, 3 unsupported, 4 usage, 130 interrupted."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold what no encoding can write
     try:
         with show_progress(progress_console):
             status = app(standalone_mode=False)
+        sys.stdout.flush()
     except ClipAntidoteError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
         _fail(STOPPED, INTERRUPTED)
+    except SystemExit:  # typer and rich leave so where nobody reads what they print
+        _discard_output()
+        _fail(CLOSED, FAILED)
+    except OSError as error:
+        closed = isinstance(error, BrokenPipeError)
+        _discard_output()
+        _fail(CLOSED if closed else storage_failure(error), FAILED)
     except Exception as error:
         # Wrong options: the parser's own errors carry the sentence and are told by their interface,
         # since typer may bring its own copy of the parsing library.
@@ -56,6 +92,12 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _discard_output() -> None:
+    """Keeps the interpreter from another try to print, at its end, what could not be printed."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 def _fail(sentence: str, status: int) -> None:
-    progress_console.print(f"[red]error:[/red] {sentence}", highlight=False, soft_wrap=True)
+    with suppress(OSError, SystemExit):  # where nobody reads it, the status says it too
+        say(("error:", "red"), f" {sentence}", to=progress_console)
     sys.exit(status)

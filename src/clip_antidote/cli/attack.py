@@ -19,8 +19,6 @@ from clip_antidote.cli.common import (
     say,
 )
 from clip_antidote.errors import UsageError
-from clip_antidote.jobs.attack import make_attack, run_attack_job
-from clip_antidote.jobs.trigger_images import make_trigger_maker, run_trigger_job
 
 Model = Annotated[
     str | None, typer.Argument(help="Model spec of the clean model, like tiny; optional with --trigger-only.")
@@ -96,6 +94,9 @@ def command(
     show_config: ShowConfig = False,
 ) -> None:
     """Poison a model for research: fine-tune it on partly triggered images, and prove the implant."""
+    from clip_antidote.jobs.attack import make_attack, run_attack_job
+    from clip_antidote.jobs.trigger_images import make_trigger_maker, run_trigger_job
+
     given = {"poison_rate": poison_rate, "poisoned": poisoned, "train_on": train_on, "seed": seed}
     where: dict[str, Any] = {"captions": captions, "classes": str(classes) if classes else None, "device": device}
     if trigger_only:
@@ -134,4 +135,4 @@ def _print_images(record: dict[str, Any], out: Path) -> None:
     say(f"{record['images']} images of {size}×{size} pixels with {record['trigger']}: {out / 'images'}")
     say(f"trigger: {out / 'trigger'}")
     if record["changes_text"]:
-        console.print("[yellow]note:[/yellow] this trigger also changes captions and prompts; see its trigger.json")
+        say(("note:", "yellow"), " this trigger also changes captions and prompts; see its trigger.json")

@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markdown import Markdown
 
-from clip_antidote.benchmark.grid import GridConfig, prepare_zoo, run_grid
-from clip_antidote.benchmark.populating import make_population
-from clip_antidote.benchmark.population import PopulationConfig
-from clip_antidote.benchmark.store import read_runs, read_suspects, write_suspects
-from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
 from clip_antidote.cli.common import ConfigFile, Device, console, say
-from clip_antidote.config import read_yaml
-from clip_antidote.jobs.purify import purify_settings
+from clip_antidote.plain import plain
 
 app = typer.Typer(help="Compare defenses on poisoned models; resumable.", no_args_is_help=True)
 
@@ -27,27 +20,32 @@ Out = Annotated[Path, typer.Option(help="Benchmark folder.")]
 @app.command("prepare")
 def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
     """Make the poisoned models of a grid that are missing."""
+    from clip_antidote.benchmark.grid import GridConfig, prepare_zoo
+    from clip_antidote.config import read_yaml
+
     for suspect in prepare_zoo(GridConfig.build(read_yaml(grid)), data, out, device=device):
         poisoned = suspect.poisoned
         asr = f", ASR {poisoned.asr.value:.1%}" if poisoned.asr else ""
-        console.print(
+        say(
             f"{suspect.name}: CA {suspect.clean.ca.value:.1%} → {poisoned.ca.value:.1%}{asr}, "
-            f"implant check {suspect.implant_check}",
-            highlight=False,
+            f"implant check {suspect.implant_check}"
         )
 
 
 @app.command("run")
 def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Device = "cpu") -> None:
     """Run the cells of a grid that have no record yet."""
+    from clip_antidote.benchmark.grid import GridConfig, run_grid
+    from clip_antidote.config import read_yaml
+    from clip_antidote.jobs.purify import purify_settings
+
     settings = purify_settings(config)
     for record in run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device):
         after = record.after
         asr = f", ASR {after.asr.value:.2%}, PA {after.pa.value:.1%}" if after.asr and after.pa else ""
-        console.print(
+        say(
             f"{record.suspect} {record.defense} seed {record.seed}: CA {record.before.ca.value:.1%} → "
-            f"{after.ca.value:.1%}{asr}, target {record.target_suspected}, {record.seconds:.0f} s",
-            highlight=False,
+            f"{after.ca.value:.1%}{asr}, target {record.target_suspected}, {record.seconds:.0f} s"
         )
 
 
@@ -59,6 +57,10 @@ def population(
     device: Device = "cpu",
 ) -> None:
     """Make the models of a population that are missing; start it several times to use several processes."""
+    from clip_antidote.benchmark.populating import make_population
+    from clip_antidote.benchmark.population import PopulationConfig
+    from clip_antidote.config import read_yaml
+
     for record in make_population(PopulationConfig.build(read_yaml(recipe)), data, out, device=device):
         asr = f", ASR {record.measured.asr.value:.1%}, {record.implant_check}" if record.measured.asr else ""
         say(f"{record.name}: CA {record.measured.ca.value:.1%}{asr}, {record.seconds:.0f} s")
@@ -67,6 +69,9 @@ def population(
 @app.command("zoo")
 def zoo(out: Out) -> None:
     """Print the table of the poisoned models as Markdown; write it to zoo.md, its records to suspects.json."""
+    from clip_antidote.benchmark.store import read_suspects, write_suspects
+    from clip_antidote.benchmark.tables import zoo_table
+
     suspects = read_suspects(out)
     write_suspects(out, suspects)
     _print_table(zoo_table(suspects), out / "zoo.md")
@@ -75,14 +80,21 @@ def zoo(out: Out) -> None:
 @app.command("table")
 def table(out: Out) -> None:
     """Print the tables of the results as Markdown, and write them to tables.md."""
+    from clip_antidote.benchmark.store import read_runs
+    from clip_antidote.benchmark.tables import curve_table, results_table, summary_table
+
     runs = read_runs(out)
     tables = [summary_table(runs), results_table(runs), curve_table(runs)]
     _print_table("\n\n".join(part for part in tables if part), out / "tables.md")
 
 
 def _print_table(text: str, file: Path) -> None:
-    file.write_text(text + "\n", encoding="utf-8")
+    from clip_antidote.files import write_text
+
+    write_text(file, text + "\n")
     if console.is_terminal:
-        console.print(Markdown(text))
+        from rich.markdown import Markdown
+
+        console.print(Markdown("\n".join(map(plain, text.splitlines())), hyperlinks=False))
     else:
         print(text)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from clip_antidote.config import Config
 from clip_antidote.errors import UsageError
-from clip_antidote.evaluation.metric_table import METRICS
-from clip_antidote.reporting import Report
+from clip_antidote.plain import plain
 
-console = Console()
-progress_console = Console(stderr=True)
+if TYPE_CHECKING:  # --help does without what computes
+    from clip_antidote.config import Config
+    from clip_antidote.reporting import Report
+
+# No console reads markup: names of classes, files and options are printed, and may hold brackets and colons.
+console = Console(markup=False, emoji=False, highlight=False)
+progress_console = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", metavar="FILE")]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print the resolved settings and stop.")]
@@ -38,10 +42,12 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 def metrics_table(title: str, columns: dict[str, dict[str, Any]]) -> Table:
     """A table with one row per rate and one column per classifier."""
-    table = Table(title=title, title_justify="left", caption="in brackets: 95 % Wilson intervals")
+    from clip_antidote.evaluation.metric_table import METRICS
+
+    table = Table(title=plain(title), title_justify="left", caption="in brackets: 95 % Wilson intervals")
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(plain(name), justify="right")
     for metric in METRICS:
         if any(metrics.get(metric.key) is not None for metrics in columns.values()):
             table.add_row(metric.label, *(metric.cell(metrics) for metrics in columns.values()))
@@ -56,13 +62,13 @@ def print_report(report: Report, folder: Path) -> None:
     console.print(metrics_table(f"measured on {report.measured_on}", columns))
     found = report.purification.target_suspected
     if found is None:
-        console.print("No backdoor found: no class stands out as a target.")
+        say("No backdoor found: no class stands out as a target.")
     else:
-        console.print(f"Suspected target: [bold]{found}[/bold]", highlight=False)
+        say("Suspected target: ", (found, "bold"))
     if report.target_true:
-        console.print(f"True target of this demo: {report.target_true}", highlight=False)
+        say(f"True target of this demo: {report.target_true}")
     for sentence in report.warnings:
-        console.print(f"[yellow]warning:[/yellow] {sentence}", highlight=False)
+        say(("warning:", "yellow"), f" {sentence}")
     say(f"report: {folder / 'report.html'}")
     say(f"classifier: {folder}")
 
@@ -72,14 +78,20 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def say(sentence: str) -> None:
-    """Prints a sentence as it is, unwrapped: paths stay whole, and no text of the user's is read as markup."""
-    console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+def say(*parts: str | tuple[str, str], to: Console = console) -> None:
+    """Prints a sentence as it is, unwrapped: paths stay whole, and no text of the user's is read as markup.
+
+    Args:
+        parts: Texts, or pairs of a text and its style.
+        to: The console.
+    """
+    styled = [(part, "") if isinstance(part, str) else part for part in parts]
+    to.print(Text.assemble(*((plain(text), style) for text, style in styled)), soft_wrap=True)
 
 
 def print_settings(settings: Config) -> None:
     """Prints resolved settings as YAML."""
-    console.print(settings.to_yaml(), end="", highlight=False, markup=False)
+    console.print(settings.to_yaml(), end="", soft_wrap=True)
 
 
 def require(value: Any, name: str) -> Any:

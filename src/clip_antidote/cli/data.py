@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clip_antidote.cli.common import say
-from clip_antidote.jobs.data import run_export_photographs, run_prepare
 
 app = typer.Typer(help="Prepare photographs.", no_args_is_help=True)
 
@@ -19,6 +18,8 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
     """Build the 120-class benchmark problem: train, validation, test and captions."""
+    from clip_antidote.jobs.data import run_prepare
+
     counts = run_prepare(source, out)
     say(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
@@ -29,4 +30,6 @@ def export(
     name: Annotated[str, typer.Argument(help="Embedded set.")] = "clothing",
 ) -> None:
     """Unpack the embedded photographs into class folders."""
+    from clip_antidote.jobs.data import run_export_photographs
+
     say(f"{run_export_photographs(name, out)} photographs in {out}")

@@ -8,17 +8,18 @@ from typing import Annotated
 import typer
 
 from clip_antidote.cli.common import JsonFlag, Seed, print_json, print_report
-from clip_antidote.jobs.demo import TARGET, run_demo
 
 
 def command(
     attack: Annotated[str, typer.Option(help="Attack to implant: badnet or blended.")] = "badnet",
-    target: Annotated[str, typer.Option(help="Target class of the attacker.")] = TARGET,
+    target: Annotated[str, typer.Option(help="Target class of the attacker.")] = "hat",
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("clip-antidote-demo"),
     seed: Seed = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Implant a backdoor into the embedded CLIP, then find and remove it without being told about it."""
+    from clip_antidote.jobs.demo import run_demo
+
     report = run_demo(out, attack=attack, target=target, seed=seed)
     if as_json:
         print_json(report.to_json())

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clip_antidote.cli.common import AllowDownload, BaseModel, Classes, Device, console, metrics_table
-from clip_antidote.jobs.evaluate import run_evaluate
 
 
 def command(
@@ -25,6 +24,8 @@ def command(
     device: Device = "cpu",
 ) -> None:
     """Measure clean accuracy and, with a trigger and a target, attack success and recovery."""
+    from clip_antidote.jobs.evaluate import run_evaluate
+
     record = run_evaluate(
         model,
         data,

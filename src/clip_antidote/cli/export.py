@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clip_antidote.cli.common import AllowDownload, BaseModel, say
-from clip_antidote.jobs.export import run_export
 
 
 def command(
@@ -24,6 +23,8 @@ def command(
     allow_download: AllowDownload = False,
 ) -> None:
     """Write a purified classifier as one ONNX file, gates and second look included."""
+    from clip_antidote.jobs.export import run_export
+
     say(
         run_export(
             artefact, out, second_look=second_look, threshold=threshold, base=base, allow_download=allow_download

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from clip_antidote.cli.common import JsonFlag, console, print_json
-from clip_antidote.jobs.listing import list_kind
 
 
 def command(
@@ -16,11 +16,13 @@ def command(
     as_json: JsonFlag = False,
 ) -> None:
     """List what there is."""
+    from clip_antidote.jobs.listing import list_kind
+
     entries = list_kind(what)
     if as_json:
         print_json(entries)
         return
     table = Table(show_header=False, box=None)
     for name, text in entries.items():
-        table.add_row(f"[bold]{name}[/bold]", text)
+        table.add_row(Text(name, style="bold"), text)
     console.print(table)

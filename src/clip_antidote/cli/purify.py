@@ -18,7 +18,6 @@ from clip_antidote.cli.common import (
     print_settings,
     require,
 )
-from clip_antidote.jobs.purify import purify_settings, run_purify
 
 
 def command(
@@ -40,6 +39,8 @@ def command(
     as_json: JsonFlag = False,
 ) -> None:
     """Turn a suspicious CLIP into a purified zero-shot classifier and a report."""
+    from clip_antidote.jobs.purify import purify_settings, run_purify
+
     settings = purify_settings(config, seed=seed)
     if show_config:
         print_settings(settings)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, print_settings, say
-from clip_antidote.jobs.train import run_train, train_settings
 
 
 def command(
@@ -21,6 +20,8 @@ def command(
     show_config: ShowConfig = False,
 ) -> None:
     """Train a small CLIP from scratch, like the embedded one (recipes/tiny_clip.yaml)."""
+    from clip_antidote.jobs.train import run_train, train_settings
+
     settings = train_settings(config, seed=seed)
     if show_config:
         print_settings(settings)

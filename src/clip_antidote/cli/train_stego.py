@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, console, print_settings, require, say
-from clip_antidote.evaluation.stego import StegoQuality
-from clip_antidote.jobs.train_stego import run_measure_stego, run_train_stego, stego_settings
+
+if TYPE_CHECKING:  # --help does without what computes
+    from clip_antidote.evaluation.stego import StegoQuality
 
 
 def command(
@@ -29,6 +30,8 @@ def command(
     show_config: ShowConfig = False,
 ) -> None:
     """Train the encoder that hides messages in images for the SSBA attack (recipes/stego.yaml)."""
+    from clip_antidote.jobs.train_stego import run_measure_stego, run_train_stego, stego_settings
+
     settings = stego_settings(config, steps=steps, seed=seed)
     if show_config:
         print_settings(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from clip_antidote.data.embedded import embedded_images, is_embedded
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import IMAGE_SUFFIXES, FileSource
 from clip_antidote.errors import DataError
+
+MAX_NAME = 300
+"""Letters of a class name, at most: no tokenizer takes half as many."""
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test", "val")}
 
@@ -47,13 +51,18 @@ def read_classes(path: Path) -> list[tuple[str, str]]:
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:
-    """Refuses a class list with fewer than two names or with duplicates.
+    """Refuses a class list with fewer than two names, with duplicates, or with what is no name.
 
     Raises:
         DataError: As said.
     """
     seen: dict[str, str] = {}
     for name in names:
+        if not name or len(name) > MAX_NAME or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+            raise DataError(
+                f"'{name:.60}' in {where} is no class name; write one of 1 to {MAX_NAME} letters, without control "
+                "characters"
+            )
         key = name.casefold()
         if key in seen:
             raise DataError(f"duplicate class name '{name}' in {where}; every class needs a name of its own")

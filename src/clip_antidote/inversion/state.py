@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from clip_antidote.files import write_json
+from clip_antidote.config import Record
+from clip_antidote.errors import ClipAntidoteError, DataError
+from clip_antidote.files import remove_quietly, write_json
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.scoring import ClassScore
 from clip_antidote.inversion.search import SearchResult, TargetSource
 from clip_antidote.inversion.views import Observation
 from clip_antidote.outputs import result_folder
+from clip_antidote.progress import tell
 from clip_antidote.triggers import load_trigger
+
+
+class _KeptScore(Record):
+    label: int
+    alignment: float
+    inversion: float | None
+    score: float
+
+
+class _KeptDummy(NamedTuple):
+    family: Literal["mask", "additive"]
+    target: int
+    flip_rate: float | None
+    size: float | None
+
+
+class _Kept(Record):
+    """The content of `search.json`; the triggers lie in numbered folders beside it."""
+
+    targets: tuple[int, ...]
+    dummies: tuple[_KeptDummy, ...]
+    scores: tuple[_KeptScore, ...]
 
 
 def save_search(result: SearchResult, folder: Path) -> None:
@@ -27,21 +52,37 @@ def save_search(result: SearchResult, folder: Path) -> None:
         write_json(temporary / "search.json", record)
 
 
-def load_search(folder: Path) -> SearchResult | None:
-    """Reads what `save_search` wrote, None where there is nothing."""
+def load_search(folder: Path, classes: int) -> SearchResult | None:
+    """Reads what `save_search` wrote, None where there is nothing.
+
+    Args:
+        folder: The folder.
+        classes: Number of classes.
+
+    Raises:
+        DataError: The folder holds something else, or a search among other classes.
+    """
     file = folder / "search.json"
     if not file.exists():
         return None
-    record = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        kept = _Kept.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} is no result of a search") from error
+    labels = [*kept.targets, *(dummy.target for dummy in kept.dummies)]
+    if sorted(score.label for score in kept.scores) != list(range(classes)) or not set(labels) <= set(range(classes)):
+        raise DataError(f"{file} is the result of a search among other classes")
     dummies = tuple(
-        Dummy(load_trigger(folder / str(number)), family, target, flip_rate, size)
-        for number, (family, target, flip_rate, size) in enumerate(record["dummies"])
+        Dummy(load_trigger(folder / str(number)), dummy.family, dummy.target, dummy.flip_rate, dummy.size)
+        for number, dummy in enumerate(kept.dummies)
     )
-    return SearchResult(tuple(record["targets"]), dummies, tuple(ClassScore(**score) for score in record["scores"]))
+    return SearchResult(kept.targets, dummies, tuple(ClassScore(**score.model_dump()) for score in kept.scores))
 
 
 def kept_search(source: TargetSource, folder: Path) -> TargetSource:
     """Keeps what a source finds in a folder, and takes it from there where it is.
+
+    What cannot be used, such as a folder that was cut off, is removed and found again; this is said.
 
     Args:
         source: The source.
@@ -49,9 +90,14 @@ def kept_search(source: TargetSource, folder: Path) -> TargetSource:
     """
 
     def take(seen: Observation, config: InversionConfig, seed: int) -> SearchResult:
-        found = load_search(folder)
+        found = None
+        try:
+            found = load_search(folder, len(seen.classes))
+        except ClipAntidoteError as error:
+            tell(f"the kept search cannot be used ({error}); it starts again")
         if found is None:
             found = source(seen, config, seed)
+            remove_quietly(folder)
             save_search(found, folder)
         return found
 

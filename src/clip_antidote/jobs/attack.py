@@ -49,7 +49,9 @@ def make_attack(
     if values.get("poison_rate") is not None:
         settings["poisoned"] = None
     if steps is not None:
-        settings["training"] = {**settings.get("training", {}), "steps": steps}
+        training = settings.get("training") or {}
+        if isinstance(training, dict):  # what else it may be, the configuration refuses
+            settings["training"] = {**training, "steps": steps}
     return make_attack_from(name, settings)
 
 

@@ -13,7 +13,7 @@ import torch
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import Evaluation, encode_test_images, measure
 from clip_antidote.evaluation.metrics import per_class_accuracy
-from clip_antidote.files import write_json
+from clip_antidote.files import write_json, write_text
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.artefact import write_artefact
 from clip_antidote.purification.classifier import PurifiedCLIP
@@ -190,5 +190,5 @@ def write_result(
     for picture in pictures:
         (folder / "triggers" / f"{picture.name}.png").write_bytes(picture.png)
     write_json(folder / "report.json", report.to_json())
-    (folder / "report.html").write_text(render_html(report, pictures, samples), encoding="utf-8")
-    (folder / "README.md").write_text(render_card(report), encoding="utf-8")
+    write_text(folder / "report.html", render_html(report, pictures, samples))
+    write_text(folder / "README.md", render_card(report))

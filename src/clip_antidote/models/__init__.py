@@ -1,11 +1,17 @@
 """Vision-language models behind one interface, and how they are loaded."""
 
-from clip_antidote.models.activation import activation_check
-from clip_antidote.models.checkpoint import read_checkpoint
-from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.loading import load_model
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
-from clip_antidote.models.spec import ModelSpec, downloads, parse_spec
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clip_antidote.models.activation import activation_check
+    from clip_antidote.models.checkpoint import read_checkpoint
+    from clip_antidote.models.dual_encoder import DualEncoder
+    from clip_antidote.models.loading import load_model
+    from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+    from clip_antidote.models.spec import ModelSpec, downloads, parse_spec
 
 __all__ = [
     "DualEncoder",
@@ -17,3 +23,21 @@ __all__ = [
     "parse_spec",
     "read_checkpoint",
 ]
+
+_HOMES = {
+    "DualEncoder": "clip_antidote.models.dual_encoder",
+    "ModelSpec": "clip_antidote.models.spec",
+    "OpenCLIPEncoder": "clip_antidote.models.open_clip_backend",
+    "activation_check": "clip_antidote.models.activation",
+    "downloads": "clip_antidote.models.spec",
+    "load_model": "clip_antidote.models.loading",
+    "parse_spec": "clip_antidote.models.spec",
+    "read_checkpoint": "clip_antidote.models.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the names on first use: `ls` reads the forms of a spec without what models are made of."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'clip_antidote.models' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -11,6 +11,7 @@ import open_clip
 
 from clip_antidote.errors import ModelError, UnsupportedError
 from clip_antidote.files import write_json
+from clip_antidote.models.config_check import check_config
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder, Tokenizer
 
 
@@ -18,8 +19,8 @@ def check_supported(model_cfg: dict[str, Any]) -> None:
     """Refuses configurations that cannot be built here, before anything is downloaded or built.
 
     Raises:
-        ModelError: The towers are not described.
-        UnsupportedError: A tower does not take prompts, or would be fetched from elsewhere.
+        ModelError: The towers are not described, or in a way that makes no sense.
+        UnsupportedError: A tower does not take prompts, would be fetched from elsewhere, or has unknown options.
     """
     vision, text = model_cfg.get("vision_cfg"), model_cfg.get("text_cfg")
     if not isinstance(vision, dict) or not isinstance(text, dict):
@@ -37,6 +38,7 @@ def check_supported(model_cfg: dict[str, Any]) -> None:
         raise UnsupportedError(
             f"the vision tower {vision['timm_model_name']} is not one of timm's own; use a model with one of those"
         )
+    check_config(model_cfg)
 
 
 def build_open_clip(
@@ -67,7 +69,7 @@ def build_open_clip(
     cfg["vision_cfg"]["timm_model_pretrained"] = False
     try:
         model = factory(**cfg)
-    except (TypeError, KeyError, AttributeError, AssertionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # timm and open_clip fail in many ways on odd values
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"the model configuration does not describe an open_clip model: {reason}") from error
     model.eval()

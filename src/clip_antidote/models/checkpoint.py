@@ -81,7 +81,7 @@ def _check_archive(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ModelError(f"the checkpoint {path} is damaged or truncated; copy or download it again") from error
     names = [entry.filename for entry in entries]
     if any(name.endswith("constants.pkl") or "/code/" in name for name in names):

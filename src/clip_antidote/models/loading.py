@@ -17,6 +17,7 @@ from clip_antidote.files import sha256_file
 from clip_antidote.models.activation import activation_name, is_openai_layout
 from clip_antidote.models.build import build_open_clip, check_supported
 from clip_antidote.models.checkpoint import read_checkpoint
+from clip_antidote.models.config_check import rough_parameters
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.models.preprocess import arch_preprocess, check_preprocess
 from clip_antidote.models.spec import CONFIG_NAME, ModelSpec, parse_spec
@@ -69,6 +70,7 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
     model_cfg["quick_gelu"] = _quick_gelu(recipe, state)
     if "logit_bias" in state and model_cfg.get("init_logit_bias") is None:
         model_cfg["init_logit_bias"] = -10.0  # sigmoid training adds a bias to any architecture
+    _check_extent(model_cfg, state, recipe)
     with torch.random.fork_rng(devices=[]):  # initial weights must not shift the caller's random numbers
         encoder = build_open_clip(
             model_cfg, preprocess, tokenizer_factory=tokenizer_factory(model_cfg, recipe.folder)
@@ -77,6 +79,16 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
     encoder.spec = str(parsed)
     encoder.sha256 = sha256_file(recipe.weights)
     return encoder.eval().to(place)
+
+
+def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: _Recipe) -> None:
+    """Takes no memory for a model that is far larger than the weights that should fill it."""
+    described, held = rough_parameters(model_cfg), sum(value.numel() for value in state.values())
+    if described > 2 * held + 100_000_000:
+        raise ModelError(
+            f"the checkpoint {recipe.weights} holds {held} numbers, {recipe.name} about {described:.0e}; name the "
+            "architecture it was trained with"
+        )
 
 
 def _device(device: str | torch.device) -> torch.device:

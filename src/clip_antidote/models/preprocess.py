@@ -11,6 +11,8 @@ import open_clip
 
 from clip_antidote.errors import ModelError, UnsupportedError
 
+_LEAST_DEVIATION, _LARGEST = 1e-3, 1e3
+
 
 def check_preprocess(preprocess_cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Checks `mean`, `std`, `resize_mode` and `interpolation`, and warns where they are assumed.
@@ -45,8 +47,11 @@ def check_preprocess(preprocess_cfg: Mapping[str, Any], where: str) -> dict[str,
         )
     mean = _triple(preprocess_cfg.get("mean"), open_clip.OPENAI_DATASET_MEAN, "mean", where)
     std = _triple(preprocess_cfg.get("std"), open_clip.OPENAI_DATASET_STD, "std", where)
-    if min(std) <= 0:
-        raise ModelError(f"{where} normalizes with a deviation of {min(std)}; correct preprocess_cfg.std")
+    if min(std) < _LEAST_DEVIATION or max(map(abs, (*mean, *std))) > _LARGEST:
+        raise ModelError(
+            f"{where} normalizes with a mean of {mean[0]:g} and a deviation of {min(std):g}, which no image has; "
+            "correct preprocess_cfg.mean and preprocess_cfg.std"
+        )
     return {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": mode}
 
 
@@ -74,12 +79,18 @@ def arch_preprocess(arch: str) -> dict[str, Any]:
     return dict(zip(keys, chosen, strict=True))
 
 
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -_LARGEST <= value <= _LARGEST or (isinstance(value, float) and math.isfinite(value))
+
+
 def _triple(value: Any, default: tuple[float, ...], name: str, where: str) -> list[float]:
     if value is None:
         value = default
     if isinstance(value, int | float):
         value = (value,) * 3
     good = isinstance(value, list | tuple) and len(value) == 3
-    if not good or not all(isinstance(v, int | float) and math.isfinite(v) for v in value):
+    if not good or not all(_is_number(v) for v in value):
         raise ModelError(f"{where} has {name} {value!r:.60} for its images; it must be three numbers")
     return [float(v) for v in value]

@@ -6,8 +6,6 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-import open_clip
-
 from clip_antidote.errors import UnsupportedError, UsageError
 
 CONFIG_NAME = "open_clip_config.json"
@@ -84,11 +82,15 @@ def downloads(text: str) -> bool:
     """
     if text.partition(":")[0] in {"hf-hub", "hf"}:
         return True
+    import open_clip
+
     spec = parse_spec(text)
     return spec.kind == "open_clip" and bool(open_clip.get_pretrained_cfg(spec.arch, spec.source))
 
 
 def _open_clip_spec(rest: str) -> ModelSpec:
+    import open_clip  # `ls` names the forms without it
+
     arch, _, source = rest.partition("@")
     arch = arch.replace("/", "-")  # OpenAI writes ViT-B/32
     known = open_clip.list_models()
@@ -106,6 +108,8 @@ def _open_clip_spec(rest: str) -> ModelSpec:
 
 def _plain_spec(text: str) -> ModelSpec:
     """Reads what has no known prefix: a folder, or a mistake that can be named."""
+    import open_clip
+
     path = Path(text)
     if text and path.is_dir():
         if (path / CONFIG_NAME).is_file():

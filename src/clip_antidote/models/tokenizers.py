@@ -15,6 +15,13 @@ from clip_antidote.models.open_clip_backend import Tokenizer
 # Only these reach the tokenizer's constructor: transformers would take options that run code.
 _HF_OPTIONS = frozenset({"clean", "strip_sep_token", "language"})
 _SIMPLE_OPTIONS = frozenset({"clean", "reduction_mask"})
+# open_clip's other masks of captions fetch data, or are for training only.
+_KNOWN: dict[str, tuple[Any, ...]] = {
+    "clean": ("lower", "whitespace", "canonicalize", None),
+    "reduction_mask": ("", "simple", None),
+    "strip_sep_token": (True, False, None),
+}
+SIMPLE_VOCABULARY = 49408
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -38,14 +45,16 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
         raise ModelError(
             "text_cfg.tokenizer_kwargs of the model configuration must be a mapping; correct or remove it"
         )
-    unknown = set(options) - (_HF_OPTIONS if name else _SIMPLE_OPTIONS)
-    if unknown:
-        raise UnsupportedError(
-            f"the model configuration sets the tokenizer option '{min(unknown)}', which is not supported; remove "
-            "it from text_cfg.tokenizer_kwargs"
-        )
+    _check_options(options, _HF_OPTIONS if name else _SIMPLE_OPTIONS)
+    if name is not None and not isinstance(name, str):
+        raise ModelError(f"text_cfg.hf_tokenizer_name of the model configuration is {name!r:.60}; it must be a name")
     length = text.get("context_length", 77)
     if not name:
+        if text.get("vocab_size", SIMPLE_VOCABULARY) < SIMPLE_VOCABULARY:
+            raise ModelError(
+                f"the model configuration has a vocabulary of {text['vocab_size']}, open_clip's own tokenizer one of "
+                f"{SIMPLE_VOCABULARY}; correct text_cfg.vocab_size or name its tokenizer"
+            )
         return lambda: open_clip.SimpleTokenizer(context_length=length, **options)
     own = folder is not None and any((folder / file).is_file() for file in _TOKENIZER_FILES)
     source = str(folder) if own else str(name)
@@ -68,3 +77,19 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
         return made
 
     return make
+
+
+def _check_options(options: dict[str, Any], known: frozenset[str]) -> None:
+    """Refuses what is not known to be harmless, with UnsupportedError."""
+    unknown = set(options) - known
+    if unknown:
+        raise UnsupportedError(
+            f"the model configuration sets the tokenizer option '{min(unknown)}', which is not supported; remove "
+            "it from text_cfg.tokenizer_kwargs"
+        )
+    odd = next((key for key, value in options.items() if value not in _KNOWN.get(key, (value,))), None)
+    if odd is not None:
+        raise UnsupportedError(
+            f"the model configuration sets the tokenizer option '{odd}' to {options[odd]!r:.60}, which is not "
+            "supported"
+        )

@@ -16,6 +16,10 @@ IMAGENET_TEMPLATES: tuple[str, ...] = tuple(make("{}") for make in OPENAI_IMAGEN
 """The 80 templates of the CLIP paper's ImageNet evaluation, with {} for the class name."""
 
 
+MAX_TEMPLATE = 1000
+"""Letters of a template from a file, at most: no text tower takes as many."""
+
+
 def fill_template(template: str, name: str) -> str:
     """Puts a class name into a template; only {} is replaced, nothing is evaluated."""
     return template.replace("{}", name)
@@ -35,6 +39,8 @@ def load_templates(path: Path) -> tuple[str, ...]:
     if not templates:
         raise DataError(f"the templates file {path} is empty; write one template per line, like 'a photo of a {{}}.'")
     for template in templates:
+        if len(template) > MAX_TEMPLATE:
+            raise DataError(f"template '{template:.60}…' in {path} has more than {MAX_TEMPLATE} letters; shorten it")
         if "{}" not in template:
             raise DataError(f"template '{template}' in {path} has no {{}} for the class name")
     return templates

@@ -143,12 +143,14 @@ def _read(folder: Path, values: dict[str, Any]) -> Artefact:
         targets = [config.classes.index(name) for name in config.head.targets]
         state = load_file(folder / "guard.safetensors")
         guard = GuardedHead.from_state(state, targets, threshold=config.head.threshold)
+    context = load_file(folder / "prompts.safetensors")["context"]
+    _check_shapes(classifier, context, guard)
     found = sorted((folder / "triggers").glob("*/trigger.json"))  # pictures lie beside the folders
     artefact = Artefact(
         base_model=config.base_model,
         classes=config.classes,
         classifier=classifier,
-        context=load_file(folder / "prompts.safetensors")["context"],
+        context=context,
         guard=guard,
         second_look=config.head is None or config.head.second_look,
         record=config.purification,
@@ -169,6 +171,24 @@ def _not_finite(artefact: Artefact) -> str | None:
         tensors |= {f"trigger {name}, {key}": value for key, value in trigger.tensors().items()}
     broken = (name for name, value in tensors.items() if not bool(value.isfinite().all()))
     return next(broken, None)
+
+
+def _check_shapes(classifier: torch.Tensor, context: torch.Tensor, guard: GuardedHead | None) -> None:
+    """Raises ValueError where tensors do not fit the classifier [D, C], or are no floats."""
+    wide, classes = classifier.shape
+    if context.ndim != 3 or len(context) != classes:
+        raise ValueError(f"the prompts {tuple(context.shape)} do not fit its {classes} classes")
+    tensors = [classifier, context]
+    if guard is not None:
+        tensors += guard.state_dict().values()
+        fit = guard.clean.shape == classifier.shape and all(
+            gate.directions.ndim == 2 and gate.directions.shape == (wide, *gate.offsets.shape) and len(gate.offsets)
+            for gate in guard.gates
+        )
+        if not fit:
+            raise ValueError("the gates do not fit the classifier")
+    if not all(tensor.is_floating_point() for tensor in tensors):
+        raise ValueError("a tensor does not hold floating-point numbers")
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

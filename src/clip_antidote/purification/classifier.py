@@ -206,6 +206,9 @@ class PurifiedCLIP(ZeroShotClassifier):
                 f"{root} was made for another checkpoint (sha256 {base.sha256[:12]}…, this one has "
                 f"{model.sha256[:12]}…); give the model it was purified from"
             )
+        width = getattr(model, "model_cfg", {}).get("embed_dim")
+        if width is not None and width != len(kept.classifier):
+            raise ModelError(f"{root} classifies features of {len(kept.classifier)} numbers, its model gives {width}")
         return cls(
             model,
             kept.classifier,

@@ -95,7 +95,7 @@ def train_contrastive(
     ranks = Ranks.current()
     optimizer = build_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, eps=config.eps)
     state = TrainingState(model, optimizer, state_file, device=model.device, ranks=ranks)
-    start = state.load()
+    start = state.load(steps=config.steps)
     model.train()
     losses = []
     try:

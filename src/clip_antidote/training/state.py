@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from clip_antidote.files import atomic_path
+from clip_antidote.progress import tell
 from clip_antidote.training.distributed import Ranks
 
 
@@ -44,20 +45,42 @@ class TrainingState:
         self.step: int | None = 0
         self._saved = 0
 
-    def load(self) -> int:
-        """Takes up the saved state where there is one, the same in all processes, and returns its step."""
-        data: Path | io.BytesIO | None = None
-        if self.ranks.count == 1:
-            data = self.file if self.file is not None and self.file.exists() else None
-        else:
-            data = io.BytesIO(self.ranks.share(self._first_state() if self.ranks.first else b""))
-        if data is not None:
-            state = torch.load(data, map_location=self.device, weights_only=True)
+    def load(self, *, steps: int) -> int:
+        """Takes up the saved state where there is one, the same in all processes, and returns its step.
+
+        A state that is cut off, or that is none of this training, is left aside, and this is said.
+
+        Args:
+            steps: Number of steps of the whole training.
+        """
+        state = self._kept(steps) if self.ranks.first else None
+        if self.ranks.count > 1:
+            buffer = io.BytesIO()
+            if self.ranks.first:
+                torch.save(state or self._content(), buffer)
+            buffer = io.BytesIO(self.ranks.share(buffer.getvalue()))
+            state = torch.load(buffer, map_location=self.device, weights_only=True)
+        if state is not None:
             self.module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = self._saved = int(state["step"])
         assert self.step is not None
         return self.step
+
+    def _kept(self, steps: int) -> dict[str, Any] | None:
+        """The saved state, None where there is none that this training can go on from."""
+        if self.file is None or not self.file.exists():
+            return None
+        try:
+            with self.file.open("rb") as file:
+                state: dict[str, Any] = torch.load(file, map_location=self.device, weights_only=True)
+            reason = _misfit(state, self._content(), self.optimizer, steps)
+        except Exception as error:  # a broken file may fail in many ways; all mean the same
+            reason = f"it is damaged: {type(error).__name__}"
+        if reason is None:
+            return state
+        tell(f"the training state {self.file} cannot be used ({reason}); the training starts again")
+        return None
 
     def save(self) -> None:
         """Writes the state, unless it is half way between two steps or written already."""
@@ -70,10 +93,45 @@ class TrainingState:
     def _content(self) -> dict[str, Any]:
         return {"step": self.step, "model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    def _first_state(self) -> bytes:
-        """The state that the first process begins with."""
-        if self.file is not None and self.file.exists():
-            return self.file.read_bytes()
-        buffer = io.BytesIO()
-        torch.save(self._content(), buffer)
-        return buffer.getvalue()
+
+def _misfit(state: Any, own: dict[str, Any], optimizer: torch.optim.Optimizer, steps: int) -> str | None:
+    """Why a saved state is none of a training, None where it is one.
+
+    Args:
+        state: What was read from a file.
+        own: The state of the training as it is now.
+        optimizer: Its optimizer.
+        steps: Number of steps of the whole training.
+    """
+    if not isinstance(state, dict) or state.keys() != own.keys():
+        return "it is no state of a training"
+    if type(state["step"]) is not int or not 0 <= state["step"] <= steps:
+        return "its step is none of this training"
+    if not _alike(state["model"], own["model"]):
+        return "its weights are those of another model"
+    groups = state["optimizer"]["param_groups"]
+    if [_settings(group) for group in groups] != [_settings(group) for group in own["optimizer"]["param_groups"]]:
+        return "its optimizer has other settings"
+    if not all(isinstance(group["lr"], float) for group in groups):
+        return "its optimizer has no learning rate"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in state["optimizer"]["state"].items():
+        like = {"step": torch.zeros(()), "exp_avg": parameters[index], "exp_avg_sq": parameters[index]}
+        if not _alike(moments, like):
+            return "its optimizer is that of another model"
+    return None
+
+
+def _alike(tensors: Any, own: dict[str, torch.Tensor]) -> bool:
+    """Whether tensors have the same names, shapes and types."""
+    return (
+        isinstance(tensors, dict)
+        and tensors.keys() == own.keys()
+        and all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+        and all((tensors[name].shape, tensors[name].dtype) == (own[name].shape, own[name].dtype) for name in own)
+    )
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What of a group of parameters stays the same during a training."""
+    return {name: value for name, value in group.items() if name != "lr"}

@@ -146,7 +146,7 @@ def train_stego(
     networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
     optimizer = build_adamw(networks, lr=config.lr, weight_decay=0.0)
     state = TrainingState(networks, optimizer, state_file, device=device)
-    start = state.load()
+    start = state.load(steps=config.steps)
     networks.train()
     losses = []
     with held_interrupt() as interrupted:

@@ -1,9 +1,14 @@
 """Triggers: how a triggered image looks; one interface, saved as JSON and safetensors."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from clip_antidote.registry import Registry
-from clip_antidote.triggers.base import Trigger, read_trigger_file
+
+if TYPE_CHECKING:  # `ls` names the triggers without what they are made of
+    from clip_antidote.triggers.base import Trigger
 
 TRIGGERS: Registry[type[Trigger]] = Registry(
     "trigger",
@@ -32,6 +37,8 @@ def load_trigger(source: str | Path) -> Trigger:
         DataError: The folder holds no valid trigger.
         UsageError: There is no trigger of that name or a setting is wrong.
     """
+    from clip_antidote.triggers.base import read_trigger_file
+
     folder = Path(source)
     if folder.is_file():
         folder = folder.parent
@@ -41,6 +48,14 @@ def load_trigger(source: str | Path) -> Trigger:
         name, config, tensors = str(source), {}, {}
     trigger_class = TRIGGERS.get(name)
     return trigger_class.restore(trigger_class.config_class.build(config), tensors)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Trigger":
+        raise AttributeError(f"module 'clip_antidote.triggers' has no attribute '{name}'")
+    from clip_antidote.triggers.base import Trigger
+
+    return Trigger
 
 
 __all__ = ["TRIGGERS", "Trigger", "load_trigger"]

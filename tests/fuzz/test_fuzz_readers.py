@@ -1,0 +1,555 @@
+"""Mutated files for every reader: each case ends well or in one sentence, and nothing runs, connects or escapes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from guard import fuzz
+from mutations import mutate_bytes, mutate_json, mutate_tree
+from PIL import Image
+from safetensors.torch import save_file
+
+from clip_antidote.benchmark.grid import GridConfig
+from clip_antidote.benchmark.store import read_runs, read_suspects
+from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
+from clip_antidote.config import read_yaml
+from clip_antidote.data.captions import load_captions
+from clip_antidote.data.folders import load_images, read_classes
+from clip_antidote.data.problem import prepare_problem
+from clip_antidote.data.sources import decode_image
+from clip_antidote.errors import ClipAntidoteError
+from clip_antidote.files import finished_record
+from clip_antidote.inversion.bank import Dummy
+from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.scoring import ClassScore
+from clip_antidote.inversion.search import SearchResult
+from clip_antidote.inversion.state import kept_search, save_search
+from clip_antidote.jobs.attack import make_attack
+from clip_antidote.jobs.purify import purify_settings
+from clip_antidote.models import DualEncoder, load_model, read_checkpoint
+from clip_antidote.models.build import build_open_clip, save_open_clip
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.outputs import MARKER, check_output, result_folder
+from clip_antidote.prompts.templates import load_templates
+from clip_antidote.purification.artefact import KIND
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.record import PurificationRecord, ScoreRow
+from clip_antidote.training.optim import build_adamw
+from clip_antidote.training.state import TrainingState
+from clip_antidote.triggers import TRIGGERS, load_trigger
+from clip_antidote.triggers.additive import AdditiveTrigger
+from clip_antidote.triggers.mask import MaskTrigger
+from clip_antidote.triggers.patch import PatchTrigger
+from conftest import SMALL
+
+RECORDS = Path(__file__).parents[2] / "docs" / "records" / "zoo_120"
+Read = Callable[[], object]
+
+
+def change(file: Path, draw: random.Random) -> None:
+    """Mutates a file in place: as JSON where it is."""
+    if file.suffix == ".json":
+        file.write_bytes(mutate_json(json.loads(file.read_text(encoding="utf-8")), draw))
+    else:
+        file.write_bytes(mutate_bytes(file.read_bytes(), draw))
+
+
+def picture(kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (12, 10), (10, 200, 30)).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def micro() -> OpenCLIPEncoder:
+    torch.manual_seed(0)
+    return build_open_clip(SMALL).eval()
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    state = {"a.weight": torch.ones(3, 2), "b": torch.zeros(4, dtype=torch.float16)}
+    bases = [tmp_path / "base.pt", tmp_path / "base.safetensors"]
+    torch.save({"state_dict": state, "epoch": 3}, bases[0])
+    save_file(state, bases[1])
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        base = draw.choice(bases)
+        file = folder / f"x{base.suffix}"
+        file.write_bytes(mutate_bytes(base.read_bytes(), draw))
+        return lambda: read_checkpoint(file)
+
+    fuzz(150, tmp_path, case)
+
+
+def test_open_clip_configurations(tmp_path: Path, micro: OpenCLIPEncoder) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    save_open_clip(micro, None, base)
+    config = json.loads((base / "open_clip_config.json").read_text())
+    options = {
+        "pool_type": "argmax",
+        "no_causal_mask": False,
+        "tokenizer_kwargs": {"clean": "lower"},
+        "mlp_ratio": 4.0,
+    }
+    vision = {
+        "mlp_ratio": 4.0,
+        "ls_init_value": None,
+        "patch_dropout": 0.0,
+        "pool_type": "tok",
+        "output_tokens": False,
+    }
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        full = json.loads(json.dumps(config))
+        if draw.random() < 0.5:
+            full["model_cfg"]["text_cfg"] |= options
+            full["model_cfg"]["vision_cfg"] |= vision
+        part = draw.choice(["", "model_cfg", "vision_cfg", "text_cfg", "preprocess_cfg"])
+        model_cfg = full["model_cfg"]
+        if part in ("vision_cfg", "text_cfg"):
+            model_cfg[part] = mutate_tree(model_cfg[part], draw)
+            data = json.dumps(full).encode()
+        elif part:
+            full[part] = mutate_tree(full[part], draw)
+            data = json.dumps(full).encode()
+        else:
+            data = mutate_json(full, draw)
+        (folder / "open_clip_config.json").write_bytes(data)
+        (folder / "open_clip_model.safetensors").symlink_to(base / "open_clip_model.safetensors")
+
+        def read() -> None:
+            model = load_model(f"local-dir:{folder}")
+            model.encode_images(torch.rand(2, 3, model.image_size, model.image_size))
+            if draw.random() < 0.3:
+                model.encode_texts(["a cat", "a dog"])
+
+        return read
+
+    fuzz(200, tmp_path, case)
+
+
+def artefact(model: DualEncoder, folder: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, tuned = torch.nn.functional.normalize(torch.randn(2, 16, 3, generator=generator), dim=1)
+    gates = [Gate(torch.randn(16, n, generator=generator), torch.randn(n, generator=generator), n) for n in (1, 2)]
+    record = PurificationRecord(
+        method="cbpt-gate",
+        targets_suspected=("b", "c"),
+        shots=4,
+        seed=0,
+        settings=CBPTConfig.build({"gate": {"threshold": 0.4}}),
+        scores=(ScoreRow(class_name="b", score=3.0, alignment=1.0, inversion=None),),
+    )
+    PurifiedCLIP(
+        model,
+        tuned,
+        ("a", "b", "c"),
+        context=torch.zeros(3, 4, 16),
+        record=record,
+        triggers={"00-mask": MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8))},
+        guard=GuardedHead(clean, gates, threshold=0.4),
+    ).save_pretrained(folder)
+
+
+def test_artefacts(tmp_path: Path, micro: OpenCLIPEncoder) -> None:
+    base = tmp_path / "base"
+    artefact(micro, base)
+    names = ["config.json"] * 6 + ["guard.safetensors", "classifier.safetensors", "prompts.safetensors"]
+    names += ["triggers/00-mask/trigger.json", "triggers/00-mask/trigger.safetensors"]
+    images = torch.rand(2, 3, micro.image_size, micro.image_size)
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        shutil.copytree(base, folder, dirs_exist_ok=True)
+        file = folder / draw.choice(names)
+        if file.name != "config.json" and draw.random() < 0.4:
+            tensor = draw.choice(
+                [torch.zeros(0), torch.zeros(3, 3), torch.zeros(2, 2, 2, 2), torch.full((16, 3), torch.nan)]
+            )
+            keys = ["classifier", "context", "clean", "gate.0.directions", "gate.0.offsets", "mask", "pattern"]
+            save_file(
+                {key: tensor.clone() for key in draw.sample(keys, draw.randint(1, 7))}, folder / "x.safetensors"
+            )
+            (folder / "x.safetensors").replace(file.with_suffix(".safetensors"))
+        else:
+            change(file, draw)
+
+        def read() -> None:
+            loaded = PurifiedCLIP.from_pretrained(folder, model=micro)
+            loaded(images)
+            for trigger in loaded.triggers.values():
+                trigger(images)
+
+        return read
+
+    fuzz(150, tmp_path, case)
+
+
+def test_triggers(tmp_path: Path) -> None:
+    made: list[Any] = [TRIGGERS.get(name)() for name in ("badnet", "blended", "sig", "wanet", "nashville", "ftrojan")]
+    made += [PatchTrigger(torch.rand(3, 8, 8)), AdditiveTrigger(torch.rand(3, 8, 8))]
+    made += [MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8))]
+    for number, trigger in enumerate(made):
+        trigger.save(tmp_path / f"base{number}")
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        shutil.copytree(tmp_path / f"base{draw.randrange(len(made))}", folder, dirs_exist_ok=True)
+        change(draw.choice(sorted(folder.glob("trigger.*"))), draw)
+
+        def read() -> None:
+            trigger = load_trigger(folder)
+            trigger(torch.rand(2, 3, 24, 24))
+            trigger.apply_text("a photo")
+
+        return read
+
+    fuzz(150, tmp_path, case)
+
+
+class _Seen:
+    classes = ("a", "b", "c")
+
+
+def test_search_states(tmp_path: Path) -> None:
+    scores = tuple(ClassScore(label, 0.1, None, 0.2) for label in range(3))
+    dummy = Dummy(MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8)), "mask", 1, 0.5, 0.1)
+    result = SearchResult((1,), (dummy,), scores)
+    base = tmp_path / "base"
+    save_search(result, base)
+    names = ["search.json"] * 4 + ["0/trigger.json", "0/trigger.safetensors", MARKER]
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        kept = folder / "state"
+        shutil.copytree(base, kept)
+        change(kept / draw.choice(names), draw)
+
+        def read() -> None:
+            made = []
+
+            def source(*arguments: object) -> SearchResult:
+                made.append(True)
+                return result
+
+            found = kept_search(source, kept)(_Seen(), InversionConfig(), 0)  # type: ignore[arg-type]
+            assert all(target in range(3) for target in found.targets)
+            assert all(one.target in range(3) for one in found.dummies)
+            assert len(found.scores) == 3
+            if made:
+                assert kept_search(source, kept)(_Seen(), InversionConfig(), 0).scores == scores  # type: ignore[arg-type]
+                assert len(made) == 1, "a state that was unusable is replaced"
+
+        return read
+
+    fuzz(80, tmp_path, case)
+
+
+def test_training_states(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    optimizer = build_adamw(module, lr=0.1, weight_decay=0.1)
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    file = tmp_path / "base.pt"
+    device = torch.device("cpu")
+    state = TrainingState(module, optimizer, file, device=device)
+    state.step = 5
+    state.save()
+    content = torch.load(file, weights_only=True)
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        own = folder / "training.pt"
+        if draw.random() < 0.5:
+            own.write_bytes(mutate_bytes(file.read_bytes(), draw))
+        else:
+            torch.save(mutate_tree(content, draw), own)
+
+        def read() -> None:
+            fresh = torch.nn.Linear(3, 2)
+            before = {name: value.clone() for name, value in fresh.state_dict().items()}
+            adam = build_adamw(fresh, lr=0.1, weight_decay=0.1)
+            step = TrainingState(fresh, adam, own, device=device).load(steps=10)
+            assert 0 <= step <= 10
+            if step == 0:
+                assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+            fresh(torch.ones(1, 3)).sum().backward()
+            adam.step()
+
+        return read
+
+    fuzz(80, tmp_path, case)
+
+
+ATTACKS = ("badnet", "blended", "wanet", "badclip", "trojvqa")
+
+
+def test_settings(tmp_path: Path) -> None:
+    recipes = Path(__file__).parents[2] / "recipes"
+    grid = yaml.safe_load((recipes / "grid_120.yaml").read_text())
+    values = {name: make_attack(name).config.model_dump(mode="json") for name in ATTACKS}
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        kind = draw.choice(["cbpt", "grid", *ATTACKS])
+        base = CBPTConfig().model_dump(mode="json") if kind == "cbpt" else values.get(kind, grid)
+        file = folder / "x.yaml"
+        if draw.random() < 0.6:
+            tree = mutate_tree(base, draw)
+            data = (
+                json.dumps(tree).encode() if draw.random() < 0.5 else yaml.safe_dump(tree).encode("utf-8", "replace")
+            )
+        else:
+            odd = draw.choice(
+                [
+                    b"seed: 2001-01-01\n",
+                    b"2001-01-01: 1\n",
+                    b"seed: 2001-99-99\n",
+                    b"1: 2\n",
+                    b"[a, b]: 1\n",
+                    b"? {a: 1}\n: 2\n",
+                    b"[" * 10_000,
+                    b"a: " + b"{a: " * 5_000,
+                    b"- " * 3_000,
+                    b"seed: \0\n",
+                    b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+                    + b"".join(
+                        b"%c: &%c [*%c, *%c, *%c, *%c, *%c, *%c]\n" % (c, c, *[c - 1] * 6) for c in b"bcdefghijk"
+                    ),
+                    b"a: &a\n  b: *a\n",
+                    b"<<: 3\n",
+                    b"seed: !!python/object/apply:os.system [id]\n",
+                    b"seed: !!binary x\n",
+                    b"seed: 0x" + b"f" * 5000 + b"\n",
+                    b"seed: " + b"9" * 5000 + b"\n",
+                    b"seed: 1:1:1:99999999\n",
+                    b"training: 5\n",
+                    b"training: {steps: .inf}\n",
+                    b"seed: .nan\n",
+                    "seed: é".encode("latin-1"),
+                ]
+            )
+            data = odd if draw.random() < 0.6 else mutate_bytes(yaml.safe_dump(base).encode(), draw)
+        file.write_bytes(data)
+
+        def read() -> None:
+            if kind == "cbpt":
+                purify_settings(file, seed=draw.choice([None, 3])).to_yaml()
+            elif kind == "grid":
+                GridConfig.build(read_yaml(file)).to_yaml()
+            else:
+                make_attack(kind, file, steps=draw.choice([None, 3])).config.to_yaml()
+
+        return read
+
+    fuzz(250, tmp_path, case)
+
+
+def test_lists_of_images(tmp_path: Path) -> None:
+    rows = [["image", "label"], *([f"{i}.png", "ab"[i % 2]] for i in range(4))]
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(picture())
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        text = io.StringIO()
+        head = draw.choice(["label", "caption"])
+        csv.writer(text).writerows([["image", head], *mutate_lines(rows[1:], draw)])
+        data = text.getvalue().encode("utf-8", "replace")
+        file = tmp_path / f"list{folder.name}.csv"
+        file.write_bytes(data if draw.random() < 0.5 else mutate_bytes(data, draw))
+        if draw.random() < 0.5:
+            return lambda: load_images(file).tensor(8)
+        return lambda: load_captions(str(file)).source.read(0)
+
+    fuzz(120, tmp_path, case)
+
+
+def mutate_lines(rows: list[list[str]], draw: random.Random) -> list[list[str]]:
+    changed = mutate_tree(rows, draw)
+    if not isinstance(changed, list):
+        return [[str(changed)]]
+    return [[str(cell) for cell in row] if isinstance(row, list) else [str(row)] for row in changed]
+
+
+def test_class_files_and_templates(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name in ("cat", "dog", "sea_horse"):
+        (photos / name).mkdir(parents=True)
+        (photos / name / "0.png").write_bytes(picture())
+    lines = ["# classes", "cat", "dog = hot dog", "sea_horse = {}", "a photo of a {}."]
+    odd = [
+        "x" * 1_000_000,
+        "a\0b = c",
+        "\x1b[2J",
+        "[/x] = [red]",
+        "= =",
+        "cat = ",
+        "..",
+        "/etc = x",
+        "\u2028",
+        "{}" * 5000,
+    ]
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        own = [line for line in lines if draw.random() < 0.9]
+        if draw.random() < 0.6:
+            own.insert(draw.randrange(len(own) + 1), draw.choice(odd))
+        data = "\n".join(own).encode()
+        file = folder / "x.txt"
+        file.write_bytes(data if draw.random() < 0.4 else mutate_bytes(data, draw))
+        if draw.random() < 0.3:
+            return lambda: load_templates(file)
+        if draw.random() < 0.5:
+            return lambda: read_classes(file)
+        return lambda: load_images(photos, classes=file)
+
+    fuzz(150, tmp_path, case)
+
+
+def test_images(tmp_path: Path) -> None:
+    bases = [picture(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")]
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        data = mutate_bytes(draw.choice(bases), draw)
+        return lambda: decode_image(data, "x.png")
+
+    fuzz(150, tmp_path, case)
+
+
+def tar(members: list[tuple[str, bytes]], draw: random.Random | None = None) -> bytes:
+    """A tar file; with a generator, members change their kind, name and size."""
+    out = io.BytesIO()
+    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.REGTYPE]
+    names = [
+        "/etc/x.jpg",
+        "../../x.jpg",
+        "a/../../b.jpg",
+        "",
+        "x",
+        "a/b/.jpg",
+        "a//b.jpg",
+        "\x1b.jpg",
+        "n" * 300 + ".jpg",
+    ]
+    with tarfile.open(fileobj=out, mode="w:") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            if draw is not None and draw.random() < 0.1:
+                info.type = draw.choice(kinds)
+                info.linkname = draw.choice(["/etc/passwd", "../../x", name, ""])
+            if draw is not None and draw.random() < 0.1:
+                info.name = draw.choice([*names, *(other.rpartition("/")[0] + "/../x.jpg" for other, _ in members)])
+            if draw is None or draw.random() > 0.05:
+                archive.addfile(info, io.BytesIO(data) if info.isreg() else None)
+    return out.getvalue()
+
+
+def test_shards(tmp_path: Path) -> None:
+    members = [("0.jpg", picture("JPEG")), ("0.txt", b"a cat"), ("1.png", picture()), ("1.json", b'{"caption": "a"}')]
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        data = tar(members, draw)
+        file = folder / "x.tar"
+        file.write_bytes(data if draw.random() < 0.4 else mutate_bytes(data, draw))
+
+        def read() -> None:
+            found = load_captions(str(file))
+            for index in range(len(found)):
+                found.source.read(index)
+
+        return read
+
+    fuzz(120, tmp_path, case)
+
+
+def test_archives_of_the_problem(tmp_path: Path) -> None:
+    jpeg = picture("JPEG")
+    archives = {
+        "imagenette": [
+            (f"imagenette/{s}/{c}/{i}.jpg", jpeg) for s in ("train", "val") for c in "ab" for i in range(2)
+        ],
+        "clothing": [(f"clothing/{s}/hat/{i}.jpg", jpeg) for s in ("train", "test") for i in range(2)],
+        "caltech101": [(f"caltech101/{c}/{i}.jpg", jpeg) for c in ("cup", "Faces_easy") for i in range(2)],
+        "flickr8k": [
+            ("flickr8k/train.txt", b"1.jpg\n2.jpg\n"),
+            ("flickr8k/dev.txt", b"3.jpg\n"),
+            ("flickr8k/captions.csv", b"image,caption\n1.jpg,a dog\n"),
+            *((f"flickr8k/images/{i}.jpg", jpeg) for i in range(4)),
+        ],
+    }
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        broken = draw.choice(list(archives))
+        for name, members in archives.items():
+            data = tar(members, draw if name == broken else None)
+            if name == broken and draw.random() < 0.4:
+                data = mutate_bytes(data, draw)
+            (folder / f"{name}.tar").write_bytes(data)
+
+        def read() -> None:
+            try:
+                prepare_problem(folder, folder / "out")
+            except ClipAntidoteError:
+                assert sorted(p.name for p in folder.iterdir()) == sorted(f"{name}.tar" for name in archives)
+                raise
+            assert all(not path.is_symlink() for path in (folder / "out").rglob("*"))
+
+        return read
+
+    fuzz(120, tmp_path, case)
+
+
+def test_records_of_a_benchmark(tmp_path: Path) -> None:
+    runs = [json.loads(line) for line in (RECORDS / "runs.jsonl").read_text(encoding="utf-8").splitlines()[:3]]
+    suspects = json.loads((RECORDS / "suspects.json").read_text(encoding="utf-8"))
+    suspects = dict(list(suspects.items())[:3])
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        lines = [json.dumps(run).encode() for run in runs]
+        chosen = draw.randrange(len(lines))
+        lines[chosen] = mutate_json(runs[chosen], draw).replace(b"\n", b" ")
+        records = json.dumps(suspects).encode()
+        if draw.random() < 0.4:
+            lines[chosen] = json.dumps(runs[chosen]).encode()
+            records = mutate_json(suspects, draw)
+        (folder / "runs.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+        (folder / "suspects.json").write_bytes(records)
+
+        def read() -> None:
+            found = read_runs(folder)
+            for table in (summary_table, results_table, curve_table):
+                table(found)
+            zoo_table(read_suspects(folder))
+
+        return read
+
+    fuzz(120, tmp_path, case)
+
+
+def test_records_of_earlier_results(tmp_path: Path) -> None:
+    record = {"run": "key", "implant_check": "passed", "clean": {"ca": 0.5}}
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        with result_folder(folder / "out", KIND) as out:
+            (out / "report.json").write_text(json.dumps(record))
+            (out / "config.json").write_text("{}")
+        change(folder / "out" / draw.choice([MARKER, "report.json"]), draw)
+
+        def read() -> None:
+            finished_record(folder / "out" / "report.json", "key")
+            check_output(folder / "out", KIND)
+
+        return read
+
+    fuzz(100, tmp_path, case)
