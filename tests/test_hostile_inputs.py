@@ -318,6 +318,20 @@ def test_a_kept_search_that_cannot_be_used_is_said_and_made_again(what: str, tmp
     assert len(calls) == 1
 
 
+def test_a_kept_search_with_the_evidence_of_a_shortlist_is_used(tmp_path: Path) -> None:
+    class Many:
+        classes = tuple(f"class {number}" for number in range(120))
+
+    def source(*arguments: object) -> SearchResult:
+        raise AssertionError("it is not looked for again")
+
+    save_search(RESULT, tmp_path / "state")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = kept_search(source, tmp_path / "state")(Many(), InversionConfig(), 0)  # type: ignore[arg-type]
+    assert found.scores == RESULT.scores
+
+
 def test_a_kept_trigger_that_cannot_be_used_takes_its_training_along(tmp_path: Path) -> None:
     RESULT.dummies[0].trigger.save(tmp_path / "trigger")
     (tmp_path / "training.pt").write_bytes(b"state")

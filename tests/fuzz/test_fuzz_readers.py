@@ -246,7 +246,9 @@ def test_search_states(tmp_path: Path) -> None:
             found = kept_search(source, kept)(_Seen(), InversionConfig(), 0)  # type: ignore[arg-type]
             assert all(target in range(3) for target in found.targets)
             assert all(one.target in range(3) for one in found.dummies)
-            assert len(found.scores) == 3
+            labels = [score.label for score in found.scores]
+            assert set(labels) <= set(range(3))
+            assert len(set(labels)) == len(labels)
             if made:
                 assert kept_search(source, kept)(_Seen(), InversionConfig(), 0).scores == scores  # type: ignore[arg-type]
                 assert len(made) == 1, "a state that was unusable is replaced"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from clip_antidote.config import Record
 from clip_antidote.errors import ClipAntidoteError, DataError
@@ -27,7 +27,7 @@ class _KeptScore(Record):
 
 
 class _KeptDummy(NamedTuple):
-    family: Literal["mask", "additive"]
+    family: str
     target: int
     flip_rate: float | None
     size: float | None
@@ -69,8 +69,9 @@ def load_search(folder: Path, classes: int) -> SearchResult | None:
         kept = _Kept.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is no result of a search") from error
-    labels = [*kept.targets, *(dummy.target for dummy in kept.dummies)]
-    if sorted(score.label for score in kept.scores) != list(range(classes)) or not set(labels) <= set(range(classes)):
+    scored = [score.label for score in kept.scores]  # those of the shortlist, which may be fewer than all
+    labels = {*scored, *kept.targets, *(dummy.target for dummy in kept.dummies)}
+    if len(set(scored)) != len(scored) or not labels <= set(range(classes)):
         raise DataError(f"{file} is the result of a search among other classes")
     dummies = tuple(
         Dummy(load_trigger(folder / str(number)), dummy.family, dummy.target, dummy.flip_rate, dummy.size)
