@@ -130,6 +130,14 @@ def model_folder(small_model: OpenCLIPEncoder, tmp_path: Path) -> str:
     return f"local-dir:{folder}"
 
 
+@pytest.fixture
+def problem(tmp_path: Path) -> str:
+    """A minute problem folder: three classes, with a train and a test split."""
+    for split, count in (("train", 4), ("test", 2)):
+        draw_photos(tmp_path / "problem" / split, classes=("cat", "dog", "sea_horse"), count=count)
+    return str(tmp_path / "problem")
+
+
 @pytest.fixture(scope="session")
 def suspect(attacked: AttackResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The poisoned model as a folder."""

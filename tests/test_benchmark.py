@@ -13,14 +13,6 @@ from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.purification.config import CBPTConfig
-from conftest import draw_photos
-
-
-@pytest.fixture
-def problem(tmp_path: Path) -> str:
-    for split, count in (("train", 4), ("test", 2)):
-        draw_photos(tmp_path / "problem" / split, classes=("cat", "dog", "sea_horse"), count=count)
-    return str(tmp_path / "problem")
 
 
 @pytest.fixture

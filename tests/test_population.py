@@ -12,17 +12,10 @@ from clip_antidote.benchmark.population import PopulationConfig, all_rows, read_
 from clip_antidote.config import read_yaml
 from clip_antidote.errors import UsageError
 from clip_antidote.models.build import check_supported
-from conftest import SMALL, Cli, draw_photos
+from conftest import SMALL, Cli
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "population.yaml"
 SHORT = {"steps": 1, "batch_size": 4, "precision": "fp32"}
-
-
-@pytest.fixture
-def problem(tmp_path: Path) -> str:
-    for split, count in (("train", 4), ("test", 2)):
-        draw_photos(tmp_path / "problem" / split, classes=("cat", "dog", "sea_horse"), count=count)
-    return str(tmp_path / "problem")
 
 
 @pytest.fixture

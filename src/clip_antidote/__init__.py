@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clip_antidote.registry import lazy_names
 
 if TYPE_CHECKING:
     from clip_antidote.data.folders import load_images
@@ -40,9 +41,4 @@ _HOMES = {
     "purify": "clip_antidote.purification.pipeline",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Imports the public names on first use, so that `import clip_antidote` stays fast."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'clip_antidote' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)  # `import clip_antidote` and `ls` stay fast

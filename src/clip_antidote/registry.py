@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from clip_antidote.errors import UsageError
 
@@ -44,3 +45,19 @@ class Registry(Generic[Entry]):
         module, _, attribute = self.entries[name][0].partition(":")
         entry: Entry = getattr(import_module(module), attribute)
         return entry
+
+
+def lazy_names(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Makes a module's `__getattr__`: its public names are imported on first use.
+
+    Args:
+        module: Name of the module.
+        homes: From every name to the module that has it.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        return getattr(import_module(homes[name]), name)
+
+    return find

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clip_antidote.registry import lazy_names
 
 if TYPE_CHECKING:
     from clip_antidote.models.activation import activation_check
@@ -35,9 +36,4 @@ _HOMES = {
     "read_checkpoint": "clip_antidote.models.checkpoint",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Imports the names on first use: `ls` reads the forms of a spec without what models are made of."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'clip_antidote.models' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)  # `import clip_antidote` and `ls` stay fast

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from clip_antidote.registry import Registry
+from clip_antidote.registry import Registry, lazy_names
 
 if TYPE_CHECKING:  # `ls` names the triggers without what they are made of
     from clip_antidote.triggers.base import Trigger
@@ -50,12 +50,6 @@ def load_trigger(source: str | Path) -> Trigger:
     return trigger_class.restore(trigger_class.config_class.build(config), tensors)
 
 
-def __getattr__(name: str) -> Any:
-    if name != "Trigger":
-        raise AttributeError(f"module 'clip_antidote.triggers' has no attribute '{name}'")
-    from clip_antidote.triggers.base import Trigger
-
-    return Trigger
-
+__getattr__ = lazy_names(__name__, {"Trigger": "clip_antidote.triggers.base"})
 
 __all__ = ["TRIGGERS", "Trigger", "load_trigger"]
