@@ -23,8 +23,11 @@ from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.gate import Gate, GuardedHead
 from clip_antidote.purification.pipeline import purify
+from clip_antidote.purification.record import PurificationRecord, ScoreRow
 from clip_antidote.runtime import keep_freed_memory
+from clip_antidote.triggers import Trigger
 
 keep_freed_memory()
 
@@ -128,6 +131,30 @@ def model_folder(small_model: OpenCLIPEncoder, tmp_path: Path) -> str:
     folder.mkdir()
     save_open_clip(small_model, None, folder)
     return f"local-dir:{folder}"
+
+
+def two_gate_classifier(model: DualEncoder, triggers: dict[str, Trigger] | None = None) -> PurifiedCLIP:
+    """A purified classifier of three classes with random weights, for a model of 16 features: two gates, a record."""
+    generator = torch.Generator().manual_seed(0)
+    clean, tuned = torch.nn.functional.normalize(torch.randn(2, 16, 3, generator=generator), dim=1)
+    gates = [Gate(torch.randn(16, n, generator=generator), torch.randn(n, generator=generator), n) for n in (1, 2)]
+    record = PurificationRecord(
+        method="cbpt-gate",
+        targets_suspected=("b", "c"),
+        shots=4,
+        seed=0,
+        settings=CBPTConfig.build({"gate": {"threshold": 0.4}}),
+        scores=(ScoreRow(class_name="b", score=3.0, alignment=1.0, inversion=None),),
+    )
+    return PurifiedCLIP(
+        model,
+        tuned,
+        ("a", "b", "c"),
+        context=torch.zeros(3, 4, 16),
+        record=record,
+        triggers=triggers,
+        guard=GuardedHead(clean, gates, threshold=0.4),
+    )
 
 
 @pytest.fixture

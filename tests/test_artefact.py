@@ -12,28 +12,13 @@ import torch
 from clip_antidote.errors import DataError
 from clip_antidote.models import DualEncoder
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import Gate, GuardedHead
-from clip_antidote.purification.record import PurificationRecord, ScoreRow
+from clip_antidote.purification.gate import GuardedHead
+from conftest import two_gate_classifier
 
 
 @pytest.fixture
 def head(small_model: DualEncoder) -> PurifiedCLIP:
-    generator = torch.Generator().manual_seed(0)
-    clean, tuned = torch.nn.functional.normalize(torch.randn(2, 16, 3, generator=generator), dim=1)
-    gates = [Gate(torch.randn(16, n, generator=generator), torch.randn(n, generator=generator), n) for n in (1, 2)]
-    record = PurificationRecord(
-        method="cbpt-gate",
-        targets_suspected=("b", "c"),
-        shots=4,
-        seed=0,
-        settings=CBPTConfig.build({"gate": {"threshold": 0.4}}),
-        scores=(ScoreRow(class_name="b", score=3.0, alignment=1.0, inversion=None),),
-    )
-    guard = GuardedHead(clean, gates, threshold=0.4)
-    return PurifiedCLIP(
-        small_model, tuned, ("a", "b", "c"), context=torch.zeros(3, 4, 16), record=record, guard=guard
-    )
+    return two_gate_classifier(small_model)
 
 
 def test_the_guard_is_a_module_with_a_state_of_its_own(head: PurifiedCLIP) -> None:

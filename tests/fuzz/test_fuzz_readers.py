@@ -45,15 +45,13 @@ from clip_antidote.prompts.templates import load_templates
 from clip_antidote.purification.artefact import KIND
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import Gate, GuardedHead
-from clip_antidote.purification.record import PurificationRecord, ScoreRow
 from clip_antidote.training.optim import build_adamw
 from clip_antidote.training.state import TrainingState
 from clip_antidote.triggers import TRIGGERS, load_trigger
 from clip_antidote.triggers.additive import AdditiveTrigger
 from clip_antidote.triggers.mask import MaskTrigger
 from clip_antidote.triggers.patch import PatchTrigger
-from conftest import SMALL
+from conftest import SMALL, two_gate_classifier
 
 RECORDS = Path(__file__).parents[2] / "docs" / "records" / "zoo_120"
 Read = Callable[[], object]
@@ -143,26 +141,8 @@ def test_open_clip_configurations(tmp_path: Path, micro: OpenCLIPEncoder) -> Non
 
 
 def artefact(model: DualEncoder, folder: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    clean, tuned = torch.nn.functional.normalize(torch.randn(2, 16, 3, generator=generator), dim=1)
-    gates = [Gate(torch.randn(16, n, generator=generator), torch.randn(n, generator=generator), n) for n in (1, 2)]
-    record = PurificationRecord(
-        method="cbpt-gate",
-        targets_suspected=("b", "c"),
-        shots=4,
-        seed=0,
-        settings=CBPTConfig.build({"gate": {"threshold": 0.4}}),
-        scores=(ScoreRow(class_name="b", score=3.0, alignment=1.0, inversion=None),),
-    )
-    PurifiedCLIP(
-        model,
-        tuned,
-        ("a", "b", "c"),
-        context=torch.zeros(3, 4, 16),
-        record=record,
-        triggers={"00-mask": MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8))},
-        guard=GuardedHead(clean, gates, threshold=0.4),
-    ).save_pretrained(folder)
+    trigger = MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8))
+    two_gate_classifier(model, triggers={"00-mask": trigger}).save_pretrained(folder)
 
 
 def test_artefacts(tmp_path: Path, micro: OpenCLIPEncoder) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ from clip_antidote.data.folders import load_images
 from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.base import Truth
 from clip_antidote.defenses.defend import defend
-from clip_antidote.errors import DataError, ImplantError, UsageError
+from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metric_table import METRICS
 from clip_antidote.evaluation.metrics import Metrics
-from clip_antidote.jobs.attack import make_attack_from, run_attack_job
+from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
 from clip_antidote.jobs.control import ControlConfig, run_control_job
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -125,9 +123,7 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
         if suspect.target is None:
             raise UsageError(f"the suspect '{suspect.attack}' of the grid needs a target")
         attack = make_attack_from(suspect.attack, suspect.settings)
-        with suppress(ImplantError):  # its record says so
-            run_attack_job(grid.model, attack, suspect.target, data, folder, device=device)
-        record = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+        record = run_attack_for_record(grid.model, attack, suspect.target, data, folder, device=device)
         yield SuspectRecord.from_attack(suspect.name, record)
 
 

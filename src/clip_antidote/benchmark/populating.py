@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clip_antidote.benchmark.population import ModelRecord, PopulationConfig, Row, all_rows, read_population
 from clip_antidote.benchmark.records import compact, fingerprint
 from clip_antidote.benchmark.store import append_line
-from clip_antidote.errors import ImplantError
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.files import sha256_file, write_json
-from clip_antidote.jobs.attack import make_attack_from, run_attack_job
+from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
 from clip_antidote.jobs.control import ControlConfig, run_control_job
 from clip_antidote.jobs.evaluate import run_evaluate
 from clip_antidote.jobs.train import run_train
@@ -95,9 +93,9 @@ def _make(row: Row, data: str, out: Path, device: str) -> ModelRecord:
             known["measured"] = Metrics.from_dict(made["poisoned"])
         else:
             attack, target = make_attack_from(row.variant.attack, settings), row.target or ""
-            with suppress(ImplantError):  # its record says so
-                run_attack_job(base, attack, target, data, folder, device=device)
-            known |= _attacked(folder)
+            made = run_attack_for_record(base, attack, target, data, folder, device=device)
+            known["implant_check"] = made["implant_check"]
+            known["measured"], known["reference"] = (Metrics.from_dict(made[key]) for key in ("poisoned", "clean"))
     return ModelRecord(
         name=row.name,
         kind=row.kind,
@@ -110,9 +108,3 @@ def _make(row: Row, data: str, out: Path, device: str) -> ModelRecord:
         sha256=sha256_file(folder / "open_clip_model.safetensors"),
         **known,
     )
-
-
-def _attacked(folder: Path) -> dict[str, Any]:
-    made = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
-    measured, reference = (Metrics.from_dict(made[key]) for key in ("poisoned", "clean"))
-    return {"implant_check": made["implant_check"], "measured": measured, "reference": reference}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,22 @@ def run_attack_job(
         model_facts = {"spec": spec, "sha256": model.sha256}
         record = _finish(work, begun, own, attack, {"model": model_facts, "data": data, "captions": captions})
     return _checked(record)
+
+
+def run_attack_for_record(
+    spec: str, attack: Attack, target: str, data: str, out: Path, *, device: str = "cpu"
+) -> dict[str, Any]:
+    """Does `run_attack_job` and returns the record it wrote, also where the implant failed its check.
+
+    For grids and populations, where a failed implant is a result: the record says so under "implant_check".
+
+    Raises:
+        ClipAntidoteError: Bad input, in one sentence.
+    """
+    with suppress(ImplantError):
+        run_attack_job(spec, attack, target, data, out, device=device)
+    record: dict[str, Any] = json.loads((out / "attack.json").read_text(encoding="utf-8"))
+    return record
 
 
 def _finish(
