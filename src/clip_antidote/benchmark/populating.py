@@ -44,7 +44,7 @@ def make_population(
             with _claimed(out / ".locks" / row.name) as claimed:
                 if not claimed or row.name not in {left.name for left in _open_rows(config, out)}:
                     continue
-                record = _make(row, data, out, device)
+                record = _make(row, data, out, config.test_images, device)
                 append_line(out / "models.jsonl", compact(record.model_dump(mode="json", exclude_none=True)))
                 worked = True
             yield record
@@ -77,7 +77,7 @@ def _claimed(file: Path) -> Iterator[bool]:
         yield True
 
 
-def _make(row: Row, data: str, out: Path, device: str) -> ModelRecord:
+def _make(row: Row, data: str, out: Path, test: int, device: str) -> ModelRecord:
     """Makes one model and says what is known about it."""
     folder, start = out / "models" / row.name, time.perf_counter()
     known: dict[str, Any] = {}
@@ -85,15 +85,15 @@ def _make(row: Row, data: str, out: Path, device: str) -> ModelRecord:
         architecture = out / "architectures" / f"{row.name}.json"
         write_json(architecture, {"model_cfg": row.base.model, "preprocess_cfg": row.base.preprocess})
         run_train(architecture, Path(data), folder, row.base.training, device=device)
-        known["measured"] = Metrics.from_dict(run_evaluate(f"local-dir:{folder}", data, device=device))
+        known["measured"] = Metrics.from_dict(run_evaluate(f"local-dir:{folder}", data, most=test, device=device))
     else:
         base, settings = f"local-dir:{out / 'models' / row.base.name}", {"seed": row.seed, **row.variant.settings}
         if row.variant.attack is None:
-            made = run_control_job(base, ControlConfig.build(settings), data, folder, device=device)
+            made = run_control_job(base, ControlConfig.build(settings), data, folder, most_test=test, device=device)
             known["measured"] = Metrics.from_dict(made["poisoned"])
         else:
             attack, target = make_attack_from(row.variant.attack, settings), row.target or ""
-            made = run_attack_for_record(base, attack, target, data, folder, device=device)
+            made = run_attack_for_record(base, attack, target, data, folder, most_test=test, device=device)
             known["implant_check"] = made["implant_check"]
             known["measured"], known["reference"] = (Metrics.from_dict(made[key]) for key in ("poisoned", "clean"))
     return ModelRecord(

@@ -61,12 +61,14 @@ class PopulationConfig(Config):
         clean: Benign fine-tunes.
         poisoned: Attacks; their targets are taken from `targets` in turn, over all bases.
         targets: Target classes.
+        test_images: On how many test images a model is measured.
     """
 
     bases: tuple[BaseConfig, ...]
     clean: tuple[VariantConfig, ...] = ()
     poisoned: tuple[VariantConfig, ...] = ()
     targets: tuple[str, ...] = Field(min_length=1)
+    test_images: int = Field(2000, ge=1)
 
 
 @dataclass(frozen=True)

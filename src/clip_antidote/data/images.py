@@ -92,6 +92,13 @@ class LabelledImages:
             part = self.subset(range(start, min(start + batch_size, len(self))))
             yield part.tensor(size, mode=mode).float() / 255, part.labels
 
+    def at_most(self, most: int | None, *, seed: int = 0) -> LabelledImages:
+        """Draws at most `most` images, in their order; all of them with None."""
+        if most is None or most >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[:most].sort().values)
+
     def sample_shots(self, shots: int, *, seed: int = 0) -> LabelledImages:
         """Draws `shots` images of every class, without replacement.
 

@@ -82,12 +82,14 @@ class AttackerData:
     captions: CaptionSet | None
 
     @classmethod
-    def load(cls, attack: Attack, data: str, captions: str | None, classes: str | None) -> AttackerData:
+    def load(
+        cls, attack: Attack, data: str, captions: str | None, classes: str | None, most_test: int | None
+    ) -> AttackerData:
         """Finds what the settings of the attack ask for."""
         only_captions = attack.config.train_on == "captions"
         return cls(
             None if only_captions else load_images(data, split="train", classes=classes),
-            load_test_images(data, classes=classes),
+            load_test_images(data, classes=classes).at_most(most_test),
             load_captions(captions) if captions else None,
         )
 
@@ -106,6 +108,7 @@ def run_attack_job(
     *,
     captions: str | None = None,
     classes: str | None = None,
+    most_test: int | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Poisons a model, checks the implant and writes the result folder.
@@ -123,6 +126,7 @@ def run_attack_job(
         out: Folder to write; see `outputs.check_output` for what may be there.
         captions: Image–caption pairs, a CSV or webdataset shards, see `load_captions`.
         classes: Class file, see `read_classes`.
+        most_test: Most test images to measure on; all by default.
         device: Where to compute.
 
     Returns:
@@ -136,7 +140,7 @@ def run_attack_job(
     begun = record = None
     with joined(device) as place, workplace(out, KIND, writes=Ranks.current().first) as work:
         ranks = Ranks.current()
-        own = AttackerData.load(attack, data, captions, classes)
+        own = AttackerData.load(attack, data, captions, classes, most_test)
         model = load_model(spec, device=place)
         config = attack.config.model_dump(mode="json")
         state = work.resume([model.sha256, attack.name, config, target, data, captions, classes])
@@ -154,7 +158,7 @@ def run_attack_job(
 
 
 def run_attack_for_record(
-    spec: str, attack: Attack, target: str, data: str, out: Path, *, device: str = "cpu"
+    spec: str, attack: Attack, target: str, data: str, out: Path, *, most_test: int | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
     """Does `run_attack_job` and returns the record it wrote, also where the implant failed its check.
 
@@ -164,7 +168,7 @@ def run_attack_for_record(
         ClipAntidoteError: Bad input, in one sentence.
     """
     with suppress(ImplantError):
-        run_attack_job(spec, attack, target, data, out, device=device)
+        run_attack_job(spec, attack, target, data, out, most_test=most_test, device=device)
     record: dict[str, Any] = json.loads((out / "attack.json").read_text(encoding="utf-8"))
     return record
 

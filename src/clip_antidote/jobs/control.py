@@ -47,7 +47,9 @@ class ControlConfig(Config):
     seed: int = 0
 
 
-def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, device: str = "cpu") -> dict[str, Any]:
+def run_control_job(
+    spec: str, config: ControlConfig, data: str, out: Path, *, most_test: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     """Fine-tunes a clean model on clean pairs and writes the result folder (`local-dir:OUT`).
 
     A defense that reports a target here raises a false alarm: the model has been through all an
@@ -59,6 +61,7 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
         data: Labelled images; the test split measures the clean accuracy.
         out: Folder to write; see `outputs.check_output` for what may be there. A finished run with the same settings
             is kept.
+        most_test: Most test images to measure on; all by default.
         device: Where to compute.
 
     Returns:
@@ -70,7 +73,7 @@ def run_control_job(spec: str, config: ControlConfig, data: str, out: Path, *, d
         record = work.finished("control.json")
         if record is not None:
             return record
-        train, test = load_images(data, split="train"), load_images(data, split="test")
+        train, test = load_images(data, split="train"), load_images(data, split="test").at_most(most_test)
         tuned, seconds = _finetuned(model, train, config, state)
         before, after = (
             measure(ZeroShotClassifier.from_templates(m, test.classes), encode_test_images(m, test)).metrics.to_dict()

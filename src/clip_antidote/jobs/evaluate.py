@@ -25,6 +25,7 @@ def run_evaluate(
     out: Path | None = None,
     base: str | None = None,
     allow_download: bool = False,
+    most: int | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Measures clean accuracy and, with a trigger and a target, attack success and recovery.
@@ -38,6 +39,7 @@ def run_evaluate(
         out: JSON file to write the record to.
         base: Spec of the model that a purified classifier belongs to, instead of the one it names.
         allow_download: Whether the model that it names may be fetched from the network.
+        most: Most images to measure on; all by default.
         device: Where to compute.
 
     Returns:
@@ -49,7 +51,7 @@ def run_evaluate(
     artefact = (Path(model) / "classifier.safetensors").exists()
     if not artefact and (base is not None or allow_download):
         raise UsageError(f"--model and --allow-download are for purified classifiers; {model} is none")
-    images = load_test_images(data, classes=classes)
+    images = load_test_images(data, classes=classes).at_most(most)
     if target is not None:
         target = images.classes[class_index(images.classes, target)]
     loaded = load_trigger(trigger) if trigger is not None else None

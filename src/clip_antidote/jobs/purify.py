@@ -131,7 +131,5 @@ def choose_test_images(
     rest = [i for i in range(len(test)) if test.source.name(i) not in used]
     if not rest:
         return shots, f"the {len(shots)} shots themselves: there are no other images, so CA is optimistic"
-    if len(rest) > MAX_TEST:
-        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:MAX_TEST]
-        rest = [rest[i] for i in sorted(order.tolist())]
-    return test.subset(rest), f"{len(rest)} images that were not used as shots"
+    chosen = test.subset(rest).at_most(MAX_TEST, seed=seed)
+    return chosen, f"{len(chosen)} images that were not used as shots"
