@@ -141,6 +141,7 @@ def two_gate_classifier(model: DualEncoder, triggers: dict[str, Trigger] | None 
     record = PurificationRecord(
         method="cbpt-gate",
         targets_suspected=("b", "c"),
+        guarded=("b", "c"),
         shots=4,
         seed=0,
         settings=CBPTConfig.build({"gate": {"threshold": 0.4}}),

@@ -151,7 +151,8 @@ def test_an_inversion_without_any_loss_is_a_number(
     monkeypatch.setattr(Inverter, "stats", perfect)
     seen = observe(small_model, shots(noise()), config())
     engine = Inverter(seen, InversionConfig(screen_steps=1), generator=torch.Generator().manual_seed(0))
-    found = screen(engine, torch.arange(5), rows=torch.arange(10), seed=0)
+    found, banks = screen(engine, torch.arange(5), rows=torch.arange(10), seed=0)
+    assert [bank.name for bank in banks] == ["mask", "additive"]
     assert found.isfinite().all()
     assert (found.argmin(1) == 0).all()
 
@@ -207,7 +208,9 @@ def test_constant_images_end_in_a_classifier_or_a_sentence(small_model: OpenCLIP
     settings = config(inversion={**FAST["inversion"], "score_threshold": -1.0})  # type: ignore[dict-item]
     with pytest.raises(DataError, match="are all alike"):
         purify(small_model, shots(same), settings)
-    purified = purify(small_model, shots(same), config())
+    with pytest.raises(DataError, match=r"switch off gate\.enabled"):
+        purify(small_model, shots(same), config())
+    purified = purify(small_model, shots(same), config(gate={"enabled": False}))
     assert purified.target_suspected is None
     assert all(bool(value.isfinite().all()) for value in purified.state_dict().values())
 

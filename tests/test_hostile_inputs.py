@@ -276,6 +276,7 @@ class Seen:
 
 RESULT = SearchResult(
     (1,),
+    (1, 2),
     (Dummy(MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8)), "mask", 1, 0.5, 0.1),),
     tuple(ClassScore(label, 0.1, None, 0.2) for label in range(3)),
 )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
 from clip_antidote.inversion import search
-from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids
+from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids, closest_similarity
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
@@ -183,6 +183,37 @@ def test_a_second_target_needs_more_evidence(
     chosen, rest = search.choose_targets(signals, InversionConfig())
     assert tuple(entry.label for entry in chosen) == targets
     assert [entry.score for entry in rest] == found[len(targets) :]
+
+
+def test_closest_similarity_looks_at_images_of_any_class_by_hand() -> None:
+    features = F.normalize(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]]), dim=1)
+    weights = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    assert closest_similarity(features, weights, share=0.5).tolist() == pytest.approx([1.0, 0.0])  # 1 of 2 images
+    assert closest_similarity(features, weights, share=1.0).tolist() == pytest.approx([0.9, -0.3])
+
+
+def test_rankings_are_merged_in_turn() -> None:
+    assert search.in_turn([[3.0, 1.0, 2.0], [0.0, 9.0, 0.0]]) == [0, 1, 2]
+    assert search.in_turn([[0.0, 0.0, 5.0]]) == [2, 0, 1]
+
+
+def test_guarded_classes_lead_in_one_kind_of_evidence_or_another() -> None:
+    values = [(7, 1.0, 0.0, 3.0, 0.1), (3, 2.0, 1.0, 2.0, 0.2), (5, 0.0, 9.0, 1.0, 0.0), (9, 0.0, 0.0, 0.0, 4.0)]
+    scores = [ClassScore(*row) for row in values]
+    assert search.choose_guarded(scores, 5) == (7, 9, 5, 3)  # by evidence, by distance, by ease, by disagreement
+    assert search.choose_guarded(scores, 2) == (7, 9)
+    assert search.choose_guarded(scores, -1) == ()
+    assert search.choose_guarded([], 5) == ()
+
+
+def test_the_screening_goes_on_where_it_stopped() -> None:
+    bank = MaskBank([20.0, 5.0, 1.0], 8, generator=torch.Generator().manual_seed(0))
+    part = bank.select(torch.tensor([2, 0]))
+    images = torch.rand(2, 4, 3, 8, 8)
+    assert torch.equal(part.apply_all(images), bank.apply_all(images[[1, 0, 0]])[[2, 0]])
+    assert part.strength.tolist() == [1.0, 20.0]
+    next(part.parameters()).data.zero_()
+    assert all(parameter.data.abs().sum() > 0 for parameter in bank.parameters()), "the bank itself is left alone"
 
 
 def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:

@@ -40,8 +40,8 @@ def test_the_backdoor_is_found_and_removed(attacked: AttackResult, purified: Pur
 def test_the_dummy_trigger_works_like_the_true_one(purified: PurifiedCLIP, attacked: AttackResult) -> None:
     record = purified.record
     assert record is not None
-    assert {row.hypothesis for row in record.triggers} == {TARGET}
-    assert max(row.flip_rate or 0.0 for row in record.triggers) > 0.8
+    assert {row.hypothesis for row in record.triggers} == set(record.guarded)
+    assert max(row.flip_rate or 0.0 for row in record.triggers if row.hypothesis == TARGET) > 0.8
     assert record.scores[0].class_name == TARGET
 
 
@@ -77,7 +77,7 @@ def test_a_clean_model_keeps_its_accuracy_and_no_target_is_reported(
     before = evaluate(ZeroShotClassifier.from_templates(tiny, test_images.classes), test_images)
     after = evaluate(result, test_images)
     assert result.target_suspected is None
-    assert not result.triggers
+    assert len(result.guarded) == 2, "a quarter of the classes is guarded all the same"
     assert after.ca.value >= before.ca.value - 0.01
 
 

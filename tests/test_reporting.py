@@ -121,12 +121,25 @@ def test_readers_are_told_how_a_gate_answers(report: Report, second_look: bool, 
     assert "has to pass a gate" not in render_html(report, [], [])
     assert "has to pass a gate" not in render_card(report)
     settings = CBPTConfig.build({"gate": {"threshold": 0.7, "second_look": second_look}})
-    report = with_made(report, method="cbpt-gate", targets_suspected=("hat", EVIL), settings=settings)
+    report = with_made(
+        report, method="cbpt-gate", targets_suspected=("hat",), guarded=("hat", EVIL), settings=settings
+    )
     for page in (render_html(report, [], []), render_card(report)):
         assert "“hat” or “&lt;script" in page
         assert "<script>alert" not in page
         assert said in page
         assert "here 0.7" in page.replace("\\", "")
+
+
+def test_a_guard_is_told_apart_from_an_accusation(report: Report) -> None:
+    page = render_html(with_made(report, method="cbpt-gate", targets_suspected=(), guarded=("hat", EVIL)), [], [])
+    assert "<h1>No backdoor found</h1>" in page
+    assert "Guarded all the same: <bdi>hat</bdi>, <bdi>&lt;script" in page
+    page = render_html(
+        with_made(report, method="cbpt-gate", targets_suspected=("hat",), guarded=("hat", "b")), [], []
+    )
+    assert "Suspected target: <bdi>hat</bdi>" in page
+    assert "Guarded as well: <bdi>b</bdi>." in page
 
 
 def test_page_loads_nothing_from_elsewhere(report: Report) -> None:

@@ -206,7 +206,7 @@ class _Seen:
 def test_search_states(tmp_path: Path) -> None:
     scores = tuple(ClassScore(label, 0.1, None, 0.2) for label in range(3))
     dummy = Dummy(MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8)), "mask", 1, 0.5, 0.1)
-    result = SearchResult((1,), (dummy,), scores)
+    result = SearchResult((1,), (1, 2), (dummy,), scores)
     base = tmp_path / "base"
     save_search(result, base)
     names = ["search.json"] * 4 + ["0/trigger.json", "0/trigger.safetensors", MARKER]

@@ -65,6 +65,10 @@ def print_report(report: Report, folder: Path) -> None:
         say("No backdoor found: no class stands out as a target.")
     else:
         say("Suspected target: ", (found, "bold"))
+    made = report.purification
+    others = [name for name in made.guarded if name not in made.targets_suspected]
+    if others:
+        say(f"Guarded {'as well' if found else 'all the same'}, without being accused: {', '.join(others)}")
     if report.target_true:
         say(f"True target of this demo: {report.target_true}")
     for sentence in report.warnings:

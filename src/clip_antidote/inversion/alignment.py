@@ -53,3 +53,21 @@ def best_similarity(
     own = (features * weights[labels]).sum(-1)
     parts = [own[labels == label] for label in range(len(weights))]
     return torch.stack([part.topk(max(1, round(share * len(part)))).values.mean() for part in parts])
+
+
+def closest_similarity(features: torch.Tensor, weights: torch.Tensor, *, share: float = NEAREST) -> torch.Tensor:
+    """Mean cosine of each class's text to those images of *any* class that are nearest to it.
+
+    The text of a class that is merely confusable lies near images of its neighbors; that of a poisoned class may lie
+    where no clean image is at all.
+
+    Args:
+        features: Unit features [V, D].
+        weights: Unit class weights [C, D].
+        share: Share of V/C images, what one class has, that count; at least one.
+
+    Returns:
+        Similarity [C] in [-1, 1].
+    """
+    nearest = min(len(features), max(1, round(share * len(features) / len(weights))))
+    return (features @ weights.T).topk(nearest, dim=0).values.mean(0)

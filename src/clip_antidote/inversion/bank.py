@@ -38,6 +38,15 @@ def make_bank(family: str, strengths: Sequence[float], image_size: int, seed: in
     return bank_class(strengths, image_size, generator=generator)
 
 
+def measure_bank(inverter: Inverter, bank: DummyBank, hypotheses: torch.Tensor, *, rows: torch.Tensor) -> list[Dummy]:
+    """Measures every trigger of a bank on the given views, and takes it out of the bank."""
+    stats = inverter.stats(bank, hypotheses, rows=rows)
+    return [
+        Dummy(bank.trigger(i), bank.name, int(target), float(stats.flip_rate[i]), float(stats.size[i]))
+        for i, target in enumerate(hypotheses)
+    ]
+
+
 def invert_bank(inverter: Inverter, target: int, *, rows: torch.Tensor, seed: int) -> list[Dummy]:
     """Inverts the final bank of one target: every strength of every family.
 
@@ -53,9 +62,5 @@ def invert_bank(inverter: Inverter, target: int, *, rows: torch.Tensor, seed: in
         bank = make_bank(family, strengths, inverter.image_size, seed)
         hypotheses = torch.full((len(bank),), target)
         inverter.run(bank, hypotheses, steps=config.final_steps, description=f"inverting triggers ({family})")
-        stats = inverter.stats(bank, hypotheses, rows=rows)
-        dummies += [
-            Dummy(bank.trigger(i), family, target, float(stats.flip_rate[i]), float(stats.size[i]))
-            for i in range(len(bank))
-        ]
+        dummies += measure_bank(inverter, bank, hypotheses, rows=rows)
     return dummies

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import nn
@@ -49,6 +50,15 @@ class DummyBank(nn.Module, ABC):
     def penalty(self) -> torch.Tensor:
         """What the prior on the size adds to the loss, [H]."""
         return torch.zeros_like(self.strength)
+
+    def select(self, indices: torch.Tensor) -> Self:
+        """Returns a bank of some of the triggers, as they are now, to be optimized on its own."""
+        chosen = copy.copy(self)
+        nn.Module.__init__(chosen)
+        for name, parameter in self.named_parameters():
+            chosen.register_parameter(name, nn.Parameter(parameter.detach()[indices].clone()))
+        chosen.register_buffer("strength", self.strength[indices].clone())
+        return chosen
 
     @abstractmethod
     def trigger(self, index: int) -> Trigger:

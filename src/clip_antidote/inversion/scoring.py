@@ -29,12 +29,14 @@ class ClassScore:
         inversion: Outlier score of the ease of inversion, None where it was not tried.
         score: The disagreement as evidence, −log10 of what chance would do; for classes that lead in it or come
             near, that of the inversion is added. Compared with the threshold.
+        distance: Outlier score of how far its text lies from the nearest images of any class, None where unknown.
     """
 
     label: int
     alignment: float
     inversion: float | None
     score: float
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,17 @@ class Signals:
         agreement: How well text and images of all classes agree, by two measures [2, C].
         shortlist: Class indices whose inversion was tried [H].
         objectives: Log objective of the shortlist, per family [F, H].
+        closeness: How near the text of all classes comes to images of any class [C].
+        suspects: How many of the shortlist, from its beginning, are judged by their inversion; None for all. The
+            rest is there to be guarded.
         shots: Images per class behind `agreement`.
     """
 
     agreement: torch.Tensor
     shortlist: torch.Tensor
     objectives: torch.Tensor
+    closeness: torch.Tensor | None = None
+    suspects: int | None = None
     shots: float = CALIBRATED
 
 
@@ -83,17 +90,28 @@ def judge(signals: Signals, taken: torch.Tensor) -> list[ClassScore]:
     kept = ~torch.isin(torch.arange(signals.agreement.shape[1]), taken)
     misaligned = torch.full((len(kept),), -torch.inf)
     misaligned[kept] = shrink * combine_z([outlier_z(row[kept]) for row in signals.agreement])
+    distance = torch.full((len(kept),), torch.nan)
+    if signals.closeness is not None:
+        distance[kept] = outlier_z(signals.closeness[kept])
     open_ = kept[signals.shortlist]
     rows = signals.shortlist[open_]
     if not len(rows):
         return []
+    first = signals.suspects if signals.suspects is not None else len(open_)
+    suspects = int(open_[:first].sum())
     ease = combine_z([outlier_z(row[open_]) for row in signals.objectives])
+    ease[:suspects] = combine_z([outlier_z(row[:first][open_[:first]]) for row in signals.objectives])
+    combined = evidence(misaligned[rows], int(kept.sum()))
     # Some classes attract triggers in clean models too, so ease alone convicts nobody: it counts only for
     # classes whose text and images disagree about as much as those of the leader.
     leads = misaligned[rows] >= near * misaligned[rows].max()
-    combined = evidence(misaligned[rows], int(kept.sum())) + leads * evidence(ease, len(rows))
+    combined[:suspects] += leads[:suspects] * evidence(ease[:suspects], suspects)
     scores = [
-        ClassScore(int(label), float(misaligned[label]), float(inv), float(score))
+        ClassScore(int(label), float(misaligned[label]), float(inv), float(score), _known(distance[label]))
         for label, inv, score in zip(rows, ease, combined, strict=True)
     ]
     return sorted(scores, key=lambda entry: -entry.score)
+
+
+def _known(value: torch.Tensor) -> float | None:
+    return None if bool(value.isnan()) else float(value)

@@ -24,6 +24,7 @@ class _KeptScore(Record):
     alignment: float
     inversion: float | None
     score: float
+    distance: float | None
 
 
 class _KeptDummy(NamedTuple):
@@ -37,6 +38,7 @@ class _Kept(Record):
     """The content of `search.json`; the triggers lie in numbered folders beside it."""
 
     targets: tuple[int, ...]
+    guarded: tuple[int, ...]
     dummies: tuple[_KeptDummy, ...]
     scores: tuple[_KeptScore, ...]
 
@@ -48,7 +50,12 @@ def save_search(result: SearchResult, folder: Path) -> None:
         for number, dummy in enumerate(result.dummies):
             dummy.trigger.save(temporary / str(number))
             dummies.append([dummy.family, dummy.target, dummy.flip_rate, dummy.size])
-        record = {"targets": result.targets, "dummies": dummies, "scores": [asdict(s) for s in result.scores]}
+        record = {
+            "targets": result.targets,
+            "guarded": result.guarded,
+            "dummies": dummies,
+            "scores": [asdict(s) for s in result.scores],
+        }
         write_json(temporary / "search.json", record)
 
 
@@ -70,14 +77,16 @@ def load_search(folder: Path, classes: int) -> SearchResult | None:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is no result of a search") from error
     scored = [score.label for score in kept.scores]  # those of the shortlist, which may be fewer than all
-    labels = {*scored, *kept.targets, *(dummy.target for dummy in kept.dummies)}
+    labels = {*scored, *kept.targets, *kept.guarded, *(dummy.target for dummy in kept.dummies)}
     if len(set(scored)) != len(scored) or not labels <= set(range(classes)):
         raise DataError(f"{file} is the result of a search among other classes")
     dummies = tuple(
         Dummy(load_trigger(folder / str(number)), dummy.family, dummy.target, dummy.flip_rate, dummy.size)
         for number, dummy in enumerate(kept.dummies)
     )
-    return SearchResult(kept.targets, dummies, tuple(ClassScore(**score.model_dump()) for score in kept.scores))
+    return SearchResult(
+        kept.targets, kept.guarded, dummies, tuple(ClassScore(**score.model_dump()) for score in kept.scores)
+    )
 
 
 def kept_search(source: TargetSource, folder: Path) -> TargetSource:

@@ -131,10 +131,20 @@ def triggered_strip(trigger: Trigger, example: torch.Tensor) -> dict[str, torch.
     return {"clean": example, "triggered": triggered, f"difference_x{GAIN:g}": difference}
 
 
+def suspected_triggers(purified: PurifiedCLIP) -> dict[str, Trigger]:
+    """The dummy triggers of the suspected targets, by name."""
+    rows = () if purified.record is None else purified.record.triggers
+    return {row.name: purified.triggers[row.name] for row in rows if row.hypothesis in purified.targets_suspected}
+
+
 def trigger_pictures(purified: PurifiedCLIP, example: torch.Tensor, scale: int = 2) -> list[Picture]:
-    """Draws every dummy trigger on an example image [3, S, S] in [0, 1], with the amplified difference."""
+    """Draws the dummy triggers of suspected targets on an example image [3, S, S] in [0, 1].
+
+    Beside it: the clean image, and the amplified difference. Dummies of classes that are guarded without being
+    suspected show nothing to look at: every class has some.
+    """
     pictures = []
-    for name, trigger in purified.triggers.items():
+    for name, trigger in suspected_triggers(purified).items():
         strip = torch.cat(list(triggered_strip(trigger, example).values()), dim=2)
         caption = f"{trigger.name}: clean image, with the dummy trigger, difference ×{GAIN:g}"
         pictures.append(Picture(name, caption, to_png(strip, scale=scale)))
@@ -151,13 +161,13 @@ def write_trigger(folder: Path, trigger: Trigger, example: torch.Tensor, scale: 
 def pick_samples(compared: Comparison, *, seed: int = 0) -> list[Sample]:
     """Takes a few test images, clean and triggered, with predictions before and after.
 
-    Without the true trigger, the first dummy trigger stands in.
+    Without the true trigger, the first dummy trigger of a suspected target stands in.
     """
     purified, images, target = compared.purified, compared.images, compared.after.metrics.target
     others = [i for i, label in enumerate(images.labels.tolist()) if images.classes[label] != target]
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
     part = images.subset([others[i] for i in order[:SAMPLES].tolist()])
-    shown = compared.trigger or next(iter(purified.triggers.values()), None)
+    shown = compared.trigger or next(iter(suspected_triggers(purified).values()), None)
     few = compare(compared.suspect, purified, part, "", trigger=shown)
     pixels = part.tensor(purified.model.image_size, mode=purified.model.resize_mode).float() / 255
     samples = _samples(part, pixels, few.before.clean, few.after.clean, "clean")

@@ -101,6 +101,11 @@ class PurifiedCLIP(ZeroShotClassifier):
         """Name of the most suspicious target class, None where nothing was found."""
         return None if self._record is None else self._record.target_suspected
 
+    @property
+    def guarded(self) -> tuple[str, ...]:
+        """Names of the classes with a gate in front of them: the suspected targets, and others that come near."""
+        return () if self.guard is None else tuple(self.classes[gate.target] for gate in self.guard.gates)
+
     def single(self) -> ZeroShotClassifier:
         """Returns the same classifier without the gates: one weight per class, as in the paper."""
         return ZeroShotClassifier(self.model, self.classifier, self.classes)

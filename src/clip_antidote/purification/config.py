@@ -47,6 +47,8 @@ class GateConfig(Config):
         threshold: What an image needs to be accepted as the target, from 0 (where dummy-triggered images
             end) to 1 (the median of the target's clean images): lower keeps more of the target class,
             higher lets fewer triggered images pass.
+        lenience: How much lower the gates of classes stand that are guarded without being suspected: they keep nearly
+            all images of a blameless class, and let some more triggered ones pass.
         target_views: Views made of every shot of the target.
         target_min_scale: Smallest crop of these views, as share of the area.
         min_flip: Dummies that flip a smaller share of images than this are not used.
@@ -60,6 +62,7 @@ class GateConfig(Config):
 
     enabled: bool = True
     threshold: float = 0.7
+    lenience: float = Field(0.4, ge=0)
     target_views: int = Field(32, ge=1)
     target_min_scale: float = Field(0.4, gt=0, le=1)
     min_flip: float = Field(0.9, ge=0, le=1)
@@ -80,7 +83,8 @@ class CBPTConfig(Config):
         pool: About how many views of the shots are made in all.
         max_views: Most views of one shot.
         min_scale: Smallest crop of a view, as share of the area.
-        triggered_views: Most views that each dummy trigger is put on.
+        triggered_views: Most views that each dummy trigger of a suspected target is put on.
+        guarded_views: The same for classes that are guarded without being suspected.
         precision: "bf16" runs the image encoder under autocast.
         seed: Seed of views, triggers and batches.
     """
@@ -92,6 +96,7 @@ class CBPTConfig(Config):
     max_views: int = Field(9, ge=1)
     min_scale: float = Field(0.5, gt=0, le=1)
     triggered_views: int = Field(2000, ge=1)
+    guarded_views: int = Field(1000, ge=1)
     precision: Literal["fp32", "bf16"] = "bf16"
     seed: int = 0
 

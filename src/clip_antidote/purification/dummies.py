@@ -20,11 +20,13 @@ class DummyFeatures:
         target: Class index of the target.
         families: Unit features [n, D] under every dummy, by family.
         labels: True classes of the views [n].
+        suspected: Whether the class is a suspected target, and not only guarded.
     """
 
     target: int
     families: dict[str, list[torch.Tensor]]
     labels: torch.Tensor
+    suspected: bool = True
 
     def parts(self) -> list[torch.Tensor]:
         """The features under every dummy, family by family."""
@@ -53,9 +55,10 @@ class TriggeredViews:
 
 
 def encode_dummies(seen: Observation, found: SearchResult, config: CBPTConfig) -> tuple[DummyFeatures, ...]:
-    """Encodes views of other classes under every dummy trigger of every suspected target.
+    """Encodes views of other classes under every dummy trigger of every guarded class.
 
-    At most `config.triggered_views` of them, drawn by the seed.
+    At most `config.triggered_views` of them for a suspected target and `config.guarded_views` for another guarded
+    class, drawn by the seed.
 
     Args:
         seen: The suspect and its views.
@@ -63,18 +66,19 @@ def encode_dummies(seen: Observation, found: SearchResult, config: CBPTConfig) -
         config: Settings.
 
     Returns:
-        The features by target, the most suspicious first; targets without a dummy are left out.
+        The features by class, the most suspicious first; classes without a dummy are left out.
     """
     out = []
-    for target in found.targets:
+    for target in found.guarded:
+        suspected = target in found.targets
         rows = (seen.pool.labels != target).nonzero().flatten()
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
-        rows = rows[order[: config.triggered_views]]
+        rows = rows[order[: config.triggered_views if suspected else config.guarded_views]]
         families: dict[str, list[torch.Tensor]] = {}
         for dummy in found.dummies:
             if dummy.target == target:
                 part = seen.encode(seen.pool.images[rows], dummy.trigger, description="dummy-triggered features")
                 families.setdefault(dummy.family, []).append(part)
         if families:
-            out.append(DummyFeatures(target, families, seen.pool.labels[rows]))
+            out.append(DummyFeatures(target, families, seen.pool.labels[rows], suspected))
     return tuple(out)

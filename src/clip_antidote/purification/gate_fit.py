@@ -39,6 +39,7 @@ class GateData:
         weights: Hand-written class weights [C, D].
         target: Class index of the suspected target.
         text_map: How texts and images belong together; None where there are too few classes to tell.
+        suspected: Whether the class is a suspected target, and not only guarded.
     """
 
     views: torch.Tensor
@@ -49,6 +50,7 @@ class GateData:
     weights: torch.Tensor
     target: int
     text_map: TextMap | None
+    suspected: bool = True
 
 
 def scatter(features: torch.Tensor, groups: torch.Tensor | None = None) -> torch.Tensor:
@@ -122,7 +124,8 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
     Every family of dummies gives a direction and a scale: 0 is the 99 % quantile of its dummies (the
     largest over the family), 1 the median of the target's clean views, each scored by a direction that
     was fitted without its own shot. With a single shot nothing can be held out; what it scores by the
-    direction it took part in is far too high, and 1 is put half-way to it.
+    direction it took part in is far too high, and 1 is put half-way to it. The gate of a class that is not suspected
+    stands lower, by `lenience`.
 
     Args:
         data: What to fit to.
@@ -143,7 +146,8 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
         scale = (high - low).clamp_min(NARROWEST)
         directions.append(direction / scale)
         offsets.append(low / scale)
-    return Gate(torch.stack(directions, 1), torch.stack(offsets), data.target)
+    placed = torch.stack(offsets) - (0 if data.suspected else config.lenience)
+    return Gate(torch.stack(directions, 1), placed, data.target)
 
 
 def _held_out(family: _Family, within: torch.Tensor, data: GateData, config: GateConfig) -> torch.Tensor | None:

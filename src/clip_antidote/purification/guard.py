@@ -89,6 +89,7 @@ def gate_data(seen: Observation, dummies: DummyFeatures, text_map: TextMap | Non
         weights=seen.weights,
         target=dummies.target,
         text_map=text_map,
+        suspected=dummies.suspected,
     )
 
 

@@ -143,6 +143,7 @@ def _metadata(purified: PurifiedCLIP) -> dict[str, str]:
     facts: dict[str, Any] = {
         "classes": list(purified.classes),
         "target_suspected": purified.target_suspected,
+        "guarded": purified.guarded,
         "image_size": purified.model.image_size,
         "resize_mode": purified.model.resize_mode,
         "second_look": purified.guard is not None and purified.second_look,

@@ -54,7 +54,8 @@ def purify(
             found = source(seen, config.inversion, config.seed)
             dummies = encode_dummies(seen, found, config)
         with watch.stage("tuning"):
-            tuned = tune_prompts(seen, TriggeredViews.of(seen, dummies), config.tuning, seed=config.seed)
+            accused = [one for one in dummies if one.suspected]
+            tuned = tune_prompts(seen, TriggeredViews.of(seen, accused), config.tuning, seed=config.seed)
             guard = guard_targets(seen, dummies, config)
     record = make_record(seen, found, config, guarded=guard is not None, watch=watch)
     return PurifiedCLIP.assemble(seen, found, tuned, guard, record)

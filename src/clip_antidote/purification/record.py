@@ -26,6 +26,7 @@ class ScoreRow(Record):
     score: float
     alignment: float
     inversion: float | None
+    distance: float | None = None
 
 
 class TriggerRow(Record):
@@ -55,6 +56,7 @@ class PurificationRecord(Record):
         version: Of this schema.
         method: "cbpt-gate" where gates guard the targets, "cbpt" for one weight per class.
         targets_suspected: Names of the suspected targets, the most suspicious first.
+        guarded: Names of the classes with a gate: the suspected targets, then others that nobody accuses.
         shots: Clean images of the class that has the fewest.
         seed: Seed of everything random.
         settings: All settings. Threshold and second look are those of the classifier that holds the record.
@@ -68,6 +70,7 @@ class PurificationRecord(Record):
     version: Literal[1] = VERSION
     method: Method
     targets_suspected: tuple[str, ...]
+    guarded: tuple[str, ...] = ()
     shots: int
     seed: int
     settings: CBPTConfig
@@ -114,6 +117,7 @@ def make_record(
     return PurificationRecord(
         method="cbpt-gate" if guarded else "cbpt",
         targets_suspected=tuple(classes[label] for label in found.targets),
+        guarded=tuple(classes[label] for label in found.guarded) if guarded else (),
         shots=int(seen.shots.labels.bincount().min()),
         seed=config.seed,
         settings=config,
@@ -143,6 +147,7 @@ def score_rows(found: SearchResult, classes: tuple[str, ...]) -> tuple[ScoreRow,
             score=round(score.score, 4),
             alignment=round(score.alignment, 4),
             inversion=None if score.inversion is None else round(score.inversion, 4),
+            distance=None if score.distance is None else round(score.distance, 4),
         )
         for score in found.scores
     )

@@ -55,10 +55,10 @@ def duration(seconds: Any) -> str:
 def how_it_answers(report: Report) -> str | None:
     """Says in words how a classifier with gates decides; None for one without."""
     made = report.purification
-    if made.method != "cbpt-gate" or not made.targets_suspected:
+    if made.method != "cbpt-gate" or not made.guarded:
         return None
     gate = made.settings.gate
-    names = " or ".join(f"“{name}”" for name in made.targets_suspected)
+    names = " or ".join(f"“{name}”" for name in made.guarded)
     stopped = (
         "21 other views of it decide" if gate.second_look else "the prompts tuned against the dummy triggers decide"
     )
@@ -151,6 +151,7 @@ def render_html(report: Report, pictures: Sequence[Picture], samples: Sequence[S
             report=report,
             made=made,
             answers=how_it_answers(report),
+            others=[name for name in made.guarded if name not in made.targets_suspected],
             rows=measured_rows(report),
             suspected_score=next((row["score"] for row in scores if row["class"] == suspected), None),
             scores=scores,
