@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli import attack, benchmark, data, demo, evaluate, export, ls, purify, train, train_stego
+from clip_antidote.cli import attack, benchmark, data, demo, evaluate, export, ls, purify, serve, train, train_stego
 from clip_antidote.cli.common import progress_console, say
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.files import storage_failure
@@ -50,6 +50,7 @@ app.command("demo")(demo.command)
 app.command("purify")(purify.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
+app.command("serve")(serve.command)
 app.command("attack")(attack.command)
 app.command("ls")(ls.command)
 app.add_typer(data.app, name="data")
