@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
@@ -138,13 +139,13 @@ class Gatekeeper:
             await send(message)
 
         if refused is not None:
-            await _say(guarded, *refused)
+            await _say(guarded, scope["path"], *refused)
             return
         try:
             await self.app(scope, _counted(receive, self._most(scope["path"])), guarded)
         except _TooLargeError:
             if not started:
-                await _say(guarded, 413, self._too_large())
+                await _say(guarded, scope["path"], 413, self._too_large())
 
     def _refusal(self, scope: Message, headers: dict[str, str]) -> tuple[int, str] | None:
         """Status and sentence where a request is turned away; None where it may go on."""
@@ -195,7 +196,11 @@ def _counted(receive: Receive, most: int) -> Receive:
     return counting
 
 
-async def _say(send: Send, status: int, sentence: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+async def _say(send: Send, path: str, status: int, sentence: str) -> None:
+    """Answers with a sentence in the form in which the page shows it: of uploads it shows the text as it is."""
+    kind, text = "text/plain; charset=utf-8", sentence
+    if path == ASK:
+        kind, text = "application/json", json.dumps({"detail": sentence})
+    headers = [(b"content-type", kind.encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": sentence.encode()})
+    await send({"type": "http.response.body", "body": text.encode()})

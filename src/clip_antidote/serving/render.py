@@ -63,6 +63,10 @@ def _render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(**values)
 
 
+def _signed(number: float) -> str:
+    return f"{number:.2f}".replace("-", "−")
+
+
 def _picture(image: torch.Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii")
 
@@ -76,5 +80,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(picture=_picture, percent=percent, plain=plain)
+    environment.filters.update(picture=_picture, percent=percent, plain=plain, signed=_signed)
     return environment
