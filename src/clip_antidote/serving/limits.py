@@ -104,15 +104,22 @@ class Gatekeeper:
         limits: What it takes.
         hosts: Names under which it may be called, without ports; None for any. A page of somebody else that made a
             name of its own point here (DNS rebinding) is turned away by them.
+        accepts: Whether the body of a question may be asked.
         rate: Counts the requests.
     """
 
     def __init__(
-        self, app: App, limits: ServeLimits, hosts: Collection[str] | None, rate: Rate | None = None
+        self,
+        app: App,
+        limits: ServeLimits,
+        hosts: Collection[str] | None,
+        accepts: Callable[[bytes], bool],
+        rate: Rate | None = None,
     ) -> None:
         self.app = app
         self.limits = limits
         self.hosts = hosts
+        self.accepts = accepts
         self.rate = rate or Rate(limits.per_minute)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -142,7 +149,14 @@ class Gatekeeper:
             await _say(guarded, scope["path"], *refused)
             return
         try:
-            await self.app(scope, _counted(receive, self._most(scope["path"])), guarded)
+            counted = _counted(receive, self._most(scope["path"]))
+            if scope["path"] == ASK:
+                body = await _whole(counted)
+                if not self.accepts(body):
+                    await _say(guarded, ASK, 403, "this page answers questions about its uploads only")
+                    return
+                counted = _again(body, receive)
+            await self.app(scope, counted, guarded)
         except _TooLargeError:
             if not started:
                 await _say(guarded, scope["path"], 413, self._too_large())
@@ -194,6 +208,25 @@ def _counted(receive: Receive, most: int) -> Receive:
         return message
 
     return counting
+
+
+async def _whole(receive: Receive) -> bytes:
+    parts, more = [], True
+    while more:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already, and then what comes after it."""
+    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return receiving
 
 
 async def _say(send: Send, path: str, status: int, sentence: str) -> None:

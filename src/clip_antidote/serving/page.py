@@ -97,6 +97,7 @@ def build_page(desk: Desk) -> Any:
             event(desk.changed, [kept, trigger, strength], shown, preprocess=False, **settings)
     blocks.queue(max_size=_WAITING, api_open=False)
     blocks.state_session_capacity = _SESSIONS
+    blocks.has_launched = True  # else Gradio takes any file of this machine that a request names for an upload
     return blocks
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,6 +15,7 @@ from clip_antidote.errors import UnsupportedError, UsageError
 from clip_antidote.jobs.explain import Explainer
 from clip_antidote.serving.limits import Gatekeeper, ServeLimits
 from clip_antidote.serving.offline import is_here, refuse_connections
+from clip_antidote.serving.questions import names_only_uploads
 from clip_antidote.serving.uploads import Uploads
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -118,7 +120,8 @@ def build_app(explainer: Explainer, uploads: Uploads, limits: ServeLimits, host:
             uploads.close()  # a process that is told to end may get no further than this
 
     page = build_page(Desk(explainer, uploads, limits))
-    return Gatekeeper(mount(page, limits, lifespan), limits, names_of(host))
+    accepts = partial(names_only_uploads, folder=uploads.folder)
+    return Gatekeeper(mount(page, limits, lifespan), limits, names_of(host), accepts)
 
 
 async def _sweep(uploads: Uploads) -> None:
