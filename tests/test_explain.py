@@ -207,6 +207,10 @@ def test_a_backdoor_looks_at_its_trigger(poisoned: Explainer, test_images: Label
         if said.before[0].name == TARGET != test_images.classes[int(test_images.labels[index])]:
             with_it.append(corner(said.heat_before.heat))
             without.append(corner(poisoned.explain(image).heat_before.heat))
+    shares = [sum(part) / len(part) for part in (with_it, without)]
+    print(
+        f"heat in the corner of the trigger, {len(with_it)} images: {shares[0]:.1%} with it, {shares[1]:.1%} without"
+    )
     assert len(with_it) >= 5
     assert sum(with_it) / len(with_it) > 0.7
     assert sum(with_it) > 2 * sum(without)
