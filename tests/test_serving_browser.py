@@ -76,7 +76,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     purified.classes = (EVIL, "b", "c")
     purified.save_pretrained(folder / "purified")
     (folder / "tmp").mkdir()
-    command = [sys.executable, "-c", SCRIPT, "serve", folder / "purified", "--trigger", "badnet"]
+    command = [sys.executable, "-c", SCRIPT, "serve", str(folder / "purified"), "--trigger", "badnet"]
     process = subprocess.Popen(
         [*command, "--port", "0", "--max-upload", "0.1", "--max-pixels", "0.02"],
         stdout=subprocess.PIPE,
