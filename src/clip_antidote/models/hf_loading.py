@@ -115,22 +115,23 @@ def _preprocess(folder: Path, config: Any) -> dict[str, Any]:
     return {
         "mean": values.get("image_mean"),
         "std": values.get("image_std"),
-        "resize_mode": _resize_mode(values, config.vision_config.image_size, path),
+        "resize_mode": _resize_mode(values, config.vision_config.image_size, path, clip=config.model_type == "clip"),
         "interpolation": _INTERPOLATIONS.get(resample if isinstance(resample, int) else -1, "unknown"),
     }
 
 
-def _resize_mode(values: dict[str, Any], side: int, path: Path) -> str:
+def _resize_mode(values: dict[str, Any], side: int, path: Path, *, clip: bool) -> str:
     """ "squash" where both sides are given, "shortest" where the short one is and a crop follows."""
     size, crop = values.get("size", side), None
-    if values.get("do_center_crop", False):
+    cropped = values.get("do_center_crop", clip)
+    if cropped:
         crop = _square(values.get("crop_size", side))
-    short = size.get("shortest_edge") if isinstance(size, dict) else size
+    short = size.get("shortest_edge") if isinstance(size, dict) else size if cropped else None
     if short is None:
         mode, result = "squash", _square(size)
     else:
         mode, result = "shortest", crop
-    if result is None or (crop is not None and crop != result):
+    if result is None or (short is not None and type(short) is not int) or (crop is not None and crop != result):
         raise UnsupportedError(f"{path} resizes images to {size!r:.60}, which is not supported")
     if result != side:
         raise ModelError(
