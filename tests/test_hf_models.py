@@ -252,8 +252,8 @@ def test_the_same_weights_give_the_same_through_open_clip(tmp_path: Path, quick:
     loaded = load_model(f"hf:{tmp_path}")
     images = torch.rand(3, 3, 48, 40)
 
-    for text in TEXTS:  # behind the end the one pads with the end token, the other with 0
-        ids, theirs = own.tokenize([text]), loaded.tokenize([text])
+    for line in TEXTS:  # behind the end the one pads with the end token, the other with 0
+        ids, theirs = own.tokenize([line]), loaded.tokenize([line])
         stop = int(own.end_positions(ids)) + 1
         assert torch.equal(theirs[:, :stop], ids[:, :stop])
     torch.testing.assert_close(loaded.encode_texts(TEXTS), own.encode_texts(TEXTS), atol=TOLERANCE, rtol=0)
