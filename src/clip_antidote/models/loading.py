@@ -91,10 +91,8 @@ def _is_transformers(spec: ModelSpec, home: Path) -> bool:
     if spec.kind != "hf":
         return (home / HF_CONFIG_NAME).is_file() and not (home / CONFIG_NAME).is_file()
     if not home.is_dir():
-        raise ModelError(
-            f"the model folder {home} does not exist; check the path, or write hf-hub:{home} to download the "
-            "repository of this name"
-        )
+        hub = f", or write hf-hub:{home} to download the repository of this name" if len(home.parts) == 2 else ""
+        raise ModelError(f"the model folder {home} does not exist; check the path{hub}")
     if (home / CONFIG_NAME).is_file() and not (home / HF_CONFIG_NAME).is_file():
         raise ModelError(f"the model folder {home} is in the format of open_clip; write local-dir:{home}")
     return True
