@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from clip_antidote.errors import ModelError, UnsupportedError
+from clip_antidote.errors import ModelError
 from clip_antidote.models.pickle_dry_run import ExcessError
 from clip_antidote.models.pickle_scan import scan_archive, scan_legacy
+from clip_antidote.models.torchscript import read_torchscript
 
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -24,7 +25,8 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     """Reads the weights of a checkpoint without running any code from it.
 
     Takes safetensors, state dicts and training checkpoints of PyTorch (`state_dict`, `model` and
-    `module.` are unwrapped). The format is told from the content, not from the name.
+    `module.` are unwrapped), and TorchScript archives, of which the tensors are read and no code is run.
+    The format is told from the content, not from the name.
 
     Args:
         path: The file.
@@ -35,7 +37,6 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: The file is missing, empty, a folder, damaged, holds anything but tensors, declares more than it
             holds, or could only be read by executing it.
-        UnsupportedError: It is a TorchScript archive.
     """
     path = Path(path)
     if path.is_dir():
@@ -52,13 +53,13 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"the checkpoint {path} is empty; copy or download it again")
     if _is_safetensors(head) or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))):
         return _only_tensors(_read_safetensors(path), path)
-    if head.startswith(b"PK"):
-        _check_archive(path, size)
-    elif not head.startswith(b"\x80"):
+    zipped = head.startswith(b"PK")
+    script = zipped and _check_archive(path, size)
+    if not zipped and not head.startswith(b"\x80"):
         raise ModelError(
             f"the checkpoint {path} is neither a safetensors nor a PyTorch file; export the state dict as safetensors"
         )
-    return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path, zipped=head.startswith(b"PK")), path), path))
+    return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path, zipped=zipped, script=script), path), path))
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -76,28 +77,28 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
         raise ModelError(f"the safetensors file {path} is damaged or truncated; copy or download it again") from error
 
 
-def _check_archive(path: Path, size: int) -> None:
-    """Looks into PyTorch's zip layout before anything of it is loaded."""
+def _check_archive(path: Path, size: int) -> bool:
+    """Looks into PyTorch's zip layout before anything of it is loaded, and says whether it is TorchScript's."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ModelError(f"the checkpoint {path} is damaged or truncated; copy or download it again") from error
     names = [entry.filename for entry in entries]
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-        raise UnsupportedError(
-            f"the checkpoint {path} is a TorchScript archive, which holds code; load it where you trust it and "
-            "save its state_dict() as safetensors"
-        )
     if not names or f"{names[0].partition('/')[0]}/data.pkl" not in names:
         raise ModelError(f"{path} is a zip file but not a PyTorch checkpoint; export the state dict as safetensors")
+    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+        return True  # its code is compressed; what is read of it is looked at in torchscript.py
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > size:  # PyTorch never compresses: a zip bomb
         raise ModelError(f"the checkpoint {path} is compressed inside, which PyTorch never does; get it elsewhere")
+    return False
 
 
-def _read_torch(path: Path, *, zipped: bool) -> object:
+def _read_torch(path: Path, *, zipped: bool, script: bool) -> object:
     try:
+        if script:
+            return read_torchscript(path)
         with path.open("rb") as file:  # by name, torch.load would go by the suffix
             if zipped:
                 scan_archive(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,16 @@ import open_clip
 import torch
 from open_clip import pretrained
 
-from clip_antidote.errors import ModelError, UnsupportedError, UsageError
+from clip_antidote.errors import ModelError, UsageError
 from clip_antidote.files import sha256_file
 from clip_antidote.models.activation import activation_name, is_openai_layout
 from clip_antidote.models.build import build_open_clip, check_supported
 from clip_antidote.models.checkpoint import read_checkpoint
 from clip_antidote.models.config_check import rough_parameters
+from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.hf_config import HF_CONFIG_NAME
+from clip_antidote.models.hf_loading import load_transformers
+from clip_antidote.models.hub import hub_folder
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.models.preprocess import arch_preprocess, check_preprocess
 from clip_antidote.models.spec import CONFIG_NAME, ModelSpec, parse_spec
@@ -25,7 +29,6 @@ from clip_antidote.models.tokenizers import tokenizer_factory
 from clip_antidote.models.weights import load_weights
 
 TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny_clip"
-_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _FOLDER_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -46,15 +49,17 @@ class _Recipe:
     trained_quick_gelu: bool | None = None
 
 
-def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> OpenCLIPEncoder:
+def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> DualEncoder:
     """Loads a model in fp32, in evaluation mode.
+
+    Where a folder or a repository has open_clip's configuration, that is used; otherwise the one of transformers.
 
     Args:
         spec: As for `parse_spec`.
         device: Where the model goes.
 
     Returns:
-        The model, with `spec`, `sha256`, `model_cfg` and `preprocess_cfg` set.
+        An `OpenCLIPEncoder` or an `HFEncoder`, with `spec`, `sha256`, `model_cfg` and `preprocess_cfg` set.
 
     Raises:
         UsageError: The spec or the device is wrong.
@@ -63,7 +68,37 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
     place = _device(device)
-    recipe = _resolve(parsed)
+    home = _home(parsed)
+    if home is not None and _is_transformers(parsed, home):
+        encoder: DualEncoder = load_transformers(home, parsed.source)
+    else:
+        encoder = _load_open_clip(_resolve(parsed, home))
+    encoder.spec = str(parsed)
+    return encoder.to(place)
+
+
+def _home(spec: ModelSpec) -> Path | None:
+    """The folder that a spec stands for, None where it stands for a checkpoint."""
+    if spec.kind == "hf-hub":
+        return hub_folder(spec.source)
+    if spec.kind == "tiny":
+        return TINY_FOLDER
+    return Path(spec.source) if spec.kind in ("local-dir", "hf") else None
+
+
+def _is_transformers(spec: ModelSpec, home: Path) -> bool:
+    """Whether a folder is read as transformers': where that is asked for, or open_clip's configuration is missing."""
+    if spec.kind != "hf":
+        return (home / HF_CONFIG_NAME).is_file() and not (home / CONFIG_NAME).is_file()
+    if not home.is_dir():
+        hub = f", or write hf-hub:{home} to download the repository of this name" if len(home.parts) == 2 else ""
+        raise ModelError(f"the model folder {home} does not exist; check the path{hub}")
+    if (home / CONFIG_NAME).is_file() and not (home / HF_CONFIG_NAME).is_file():
+        raise ModelError(f"the model folder {home} is in the format of open_clip; write local-dir:{home}")
+    return True
+
+
+def _load_open_clip(recipe: _Recipe) -> OpenCLIPEncoder:
     preprocess = check_preprocess(recipe.preprocess_cfg, recipe.name)
     model_cfg = dict(recipe.model_cfg)
     state = read_checkpoint(recipe.weights)
@@ -76,9 +111,8 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
             model_cfg, preprocess, tokenizer_factory=tokenizer_factory(model_cfg, recipe.folder)
         )
     load_weights(encoder.model, state, recipe.weights, recipe.name)
-    encoder.spec = str(parsed)
     encoder.sha256 = sha256_file(recipe.weights)
-    return encoder.eval().to(place)
+    return encoder.eval()
 
 
 def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: _Recipe) -> None:
@@ -116,15 +150,13 @@ def _quick_gelu(recipe: _Recipe, state: dict[str, torch.Tensor]) -> bool:
     return trained
 
 
-def _resolve(spec: ModelSpec) -> _Recipe:
+def _resolve(spec: ModelSpec, home: Path | None) -> _Recipe:
     if spec.kind == "open_clip":
         return _named(spec)
-    if spec.kind == "hf-hub":
-        return _from_hub(spec.source)
-    if spec.kind == "tiny":
-        return _from_folder(TINY_FOLDER)
-    if spec.kind == "local-dir":
-        return _from_folder(Path(spec.source))
+    if home is not None and spec.kind == "hf-hub":
+        return replace(_from_folder(home), name=spec.source, folder=None)
+    if home is not None:
+        return _from_folder(home)
     raise UsageError(f"unknown kind of model '{spec.kind}'; use parse_spec to make a spec")
 
 
@@ -163,38 +195,6 @@ def _from_folder(folder: Path) -> _Recipe:
         if (folder / name).is_file():
             return _Recipe(str(folder), model_cfg, preprocess_cfg, folder / name, folder)
     raise ModelError(f"the model folder {folder} has no weights; put {_FOLDER_WEIGHTS[0]} there")
-
-
-def _from_hub(repo: str) -> _Recipe:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise UnsupportedError(
-            "hf-hub: models need huggingface_hub; install it with: pip install 'clip-antidote[hub]'"
-        ) from error
-
-    def download(*names: str) -> Path:
-        for name in names:
-            try:
-                return Path(hf_hub_download(repo_id=repo, filename=name))
-            except LocalEntryNotFoundError as error:
-                raise _hub_error(repo, name, error) from error
-            except EntryNotFoundError:
-                continue
-            except Exception as error:  # requests, httpx and the hub all fail differently
-                raise _hub_error(repo, name, error) from error
-        raise ModelError(f"the repository {repo} has no {names[0]}; use one in open_clip's own format")
-
-    model_cfg, preprocess_cfg = read_model_config(download(CONFIG_NAME))
-    return _Recipe(repo, model_cfg, preprocess_cfg, download(*_HUB_WEIGHTS))
-
-
-def _hub_error(repo: str, name: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"cannot download {name} of {repo} from the Hugging Face hub ({type(error).__name__}); check the name and "
-        "the network, or write local-dir:PATH with a copy"
-    )
 
 
 def read_model_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -47,16 +47,18 @@ class ExcessError(ValueError):
 class _Kind:
     """Stands in for a data type, or the storage class of one."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, name: str = "") -> None:
         self.size = size
+        self.name = name
 
 
-class _Storage(_Kind):
-    """Stands in for a storage of so many bytes, with elements of this size."""
+class Storage(_Kind):
+    """Stands in for a storage of so many bytes, with elements of this size, and a key that says where they lie."""
 
-    def __init__(self, size: int, length: int) -> None:
-        super().__init__(size)
+    def __init__(self, size: int, length: int, name: str = "", key: Any = None) -> None:
+        super().__init__(size, name)
         self.length = length
+        self.key = key
 
 
 class _Nothing:
@@ -82,21 +84,21 @@ class Ledger:
     def __init__(self, size: int, stored: Callable[[Any], int] | None = None) -> None:
         self.size = size
         self.stored = stored
-        self.storages: dict[Any, _Storage] = {}
+        self.storages: dict[Any, Storage] = {}
         self.held = 0
         self.tensors = 0
         self.copies = 0
 
-    def storage(self, kind: _Kind, key: Any, elements: int) -> _Storage:
+    def storage(self, kind: _Kind, key: Any, elements: int) -> Storage:
         if key not in self.storages:
             length = _count(elements) * kind.size
-            self.storages[key] = _Storage(kind.size, length)
+            self.storages[key] = Storage(kind.size, length, kind.name, key)
             self.held += length
             if self.held > self.size or (self.stored is not None and length > self.stored(key)):
                 raise ExcessError("a storage is declared larger than the file has bytes for it")
         return self.storages[key]
 
-    def tensor(self, storage: _Storage, size: int, offset: int, shape: Any, strides: Any) -> _Nothing:
+    def tensor(self, storage: Storage, size: int, offset: int, shape: Any, strides: Any) -> _Nothing:
         if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
             raise ExcessError("a tensor has impossible dimensions")
         numbers, steps = [_count(n) for n in shape], [_count(n) for n in strides]
@@ -129,7 +131,7 @@ class DryRun(pickle.Unpickler):
         super().__init__(file, encoding="bytes")
         self.ledger = ledger
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Storage:
         _, kind, key, _, elements, *view = pid
         storage = self.ledger.storage(kind, key, elements)
         if not view or view[0] is None:
@@ -138,13 +140,13 @@ class DryRun(pickle.Unpickler):
         length = _count(size) * kind.size
         if _count(offset) * kind.size + length > storage.length:
             raise ExcessError("a view is declared larger than its storage")
-        return _Storage(kind.size, length)
+        return Storage(kind.size, length)
 
     def find_class(self, module: str, name: str, /) -> Any:
         full = f"{module.replace('__builtin__', 'builtins')}.{name}"
         kind, suffix, rest = name.partition("Storage")
         if module in {"torch", "torch.cuda", "torch.storage"} and suffix and not rest and kind in _SIZES:
-            return _Kind(_SIZES[kind])
+            return _Kind(_SIZES[kind], kind)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return _Kind(getattr(torch, name).itemsize)
         if full in _INERT:
@@ -186,11 +188,11 @@ class DryRun(pickle.Unpickler):
         self.ledger.charge(text)
         return b""
 
-    def _tensor(self, storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _Nothing:
+    def _tensor(self, storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _Nothing:
         return self.ledger.tensor(storage, storage.size, offset, shape, strides)
 
     def _typed_tensor(
-        self, storage: _Storage, offset: int, shape: Any, strides: Any, grad: Any, hooks: Any, kind: _Kind, *_: Any
+        self, storage: Storage, offset: int, shape: Any, strides: Any, grad: Any, hooks: Any, kind: _Kind, *_: Any
     ) -> _Nothing:
         return self.ledger.tensor(storage, kind.size, offset, shape, strides)
 

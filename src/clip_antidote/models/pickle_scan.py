@@ -80,7 +80,7 @@ def scan_archive(path: Path) -> None:
         folder = next(iter(sizes)).partition("/")[0]
         with archive.open(f"{folder}/data.pkl") as entry:
             ledger = Ledger(path.stat().st_size, lambda key: sizes[f"{folder}/data/{key}"])
-            _scan(entry, ledger)
+            scan_with(DryRun, entry, ledger)
 
 
 def scan_legacy(file: BinaryIO, size: int) -> None:
@@ -88,18 +88,19 @@ def scan_legacy(file: BinaryIO, size: int) -> None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # reads no further than the file goes
         ledger = Ledger(size)
         for number in range(5):
-            first = _scan(cast(IO[bytes], content), ledger)
+            first = scan_with(DryRun, cast(IO[bytes], content), ledger)
             if number == 0 and first != torch.serialization.MAGIC_NUMBER:
                 raise ExcessError("it does not begin as a checkpoint does")
 
 
-def _scan(file: IO[bytes], ledger: Ledger) -> object:
+def scan_with(run: type[DryRun], file: IO[bytes], ledger: Ledger) -> object:
+    """Looks at the instructions of one pickle and carries them out with stand-ins; see `scan_archive`."""
     start = file.tell()
     _check_instructions(file)
     ledger.copies = file.tell() - start
     file.seek(start)
     try:
-        return DryRun(file, ledger).load()
+        return run(file, ledger).load()
     except ExcessError:
         raise
     except Exception as error:

@@ -222,8 +222,8 @@ def base_spec(spec: str, folder: Path, *, allow_download: bool) -> str:
 def _moved(spec: str, folder: Path) -> str:
     """Follows a local model folder that was moved together with the artefact."""
     kind, _, path = spec.partition(":")
-    if kind == "local-dir" and not Path(path).exists():
+    if kind in ("local-dir", "hf") and not Path(path).exists():
         beside = folder.parent / Path(path).name
         if beside.exists():
-            return f"local-dir:{beside}"
+            return f"{kind}:{beside}"
     return spec
