@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ from clip_antidote.models.activation import activation_name, is_openai_layout
 from clip_antidote.models.build import build_open_clip, check_supported
 from clip_antidote.models.checkpoint import read_checkpoint
 from clip_antidote.models.config_check import rough_parameters
+from clip_antidote.models.difference import add_difference
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.models.preprocess import arch_preprocess, check_preprocess
 from clip_antidote.models.spec import CONFIG_NAME, ModelSpec, parse_spec
 from clip_antidote.models.tokenizers import tokenizer_factory
 from clip_antidote.models.weights import load_weights
 
-TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny_clip"
+ASSETS = Path(__file__).parents[1] / "assets"
+TINY_FOLDER = ASSETS / "tiny_clip"
+DIFFERENCE = "difference.safetensors"
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _FOLDER_WEIGHTS = (
     "open_clip_model.safetensors",
@@ -44,6 +47,7 @@ class _Recipe:
     weights: Path
     folder: Path | None = None
     trained_quick_gelu: bool | None = None
+    difference: Path | None = None
 
 
 def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> OpenCLIPEncoder:
@@ -66,7 +70,7 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
     recipe = _resolve(parsed)
     preprocess = check_preprocess(recipe.preprocess_cfg, recipe.name)
     model_cfg = dict(recipe.model_cfg)
-    state = read_checkpoint(recipe.weights)
+    state, sha256 = _read_weights(recipe)
     model_cfg["quick_gelu"] = _quick_gelu(recipe, state)
     if "logit_bias" in state and model_cfg.get("init_logit_bias") is None:
         model_cfg["init_logit_bias"] = -10.0  # sigmoid training adds a bias to any architecture
@@ -77,8 +81,16 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
         )
     load_weights(encoder.model, state, recipe.weights, recipe.name)
     encoder.spec = str(parsed)
-    encoder.sha256 = sha256_file(recipe.weights)
+    encoder.sha256 = sha256
     return encoder.eval().to(place)
+
+
+def _read_weights(recipe: _Recipe) -> tuple[dict[str, torch.Tensor], str]:
+    """Reads the weights, and the hash of the file that tells the model from others."""
+    state, sha256 = read_checkpoint(recipe.weights), sha256_file(recipe.weights)
+    if recipe.difference is None:
+        return state, sha256
+    return add_difference(state, recipe.difference, base_sha256=sha256), sha256_file(recipe.difference)
 
 
 def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: _Recipe) -> None:
@@ -123,9 +135,16 @@ def _resolve(spec: ModelSpec) -> _Recipe:
         return _from_hub(spec.source)
     if spec.kind == "tiny":
         return _from_folder(TINY_FOLDER)
+    if spec.kind == "demo":
+        return replace(_from_folder(TINY_FOLDER), name=str(spec), difference=demo_folder(spec.source) / DIFFERENCE)
     if spec.kind == "local-dir":
         return _from_folder(Path(spec.source))
     raise UsageError(f"unknown kind of model '{spec.kind}'; use parse_spec to make a spec")
+
+
+def demo_folder(name: str) -> Path:
+    """Where an embedded poisoned model lies: its difference to the embedded one, and its model card."""
+    return ASSETS / f"demo_{name}"
 
 
 def _named(spec: ModelSpec) -> _Recipe:
