@@ -378,3 +378,17 @@ def test_card_escapes_names_and_shortens_long_lists(report: Report) -> None:
     assert r"**a\|b \*c\* \# d \[x\](javascript:0)**" in card
     assert "and 40 more (see config.json)" in card
     assert "class 98" not in card
+
+
+def test_the_hub_reads_what_was_measured(report: Report) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    named = report.model_copy(update={"data": "/home/somebody/photos", "measured_on": "372 test images"})
+    found = hub.ModelCard(render_card(named)).data
+    assert found.model_name == "purified CLIP classifier"
+    values = {result.metric_type: (result.dataset_name, result.metric_value) for result in found.eval_results}
+    assert values["accuracy"] == ("photos (372 test images)", report.after["ca"])
+    assert values["asr"][1] == report.after["asr"]
+    assert {result.task_type for result in found.eval_results} == {"zero-shot-image-classification"}
+    optimistic = named.model_copy(update={"measured_on": "the 9 shots themselves: there are no other images"})
+    assert hub.ModelCard(render_card(optimistic)).data.eval_results is None
+    assert hub.ModelCard(render_card(named.model_copy(update={"after": {}}))).data.eval_results is None
