@@ -17,6 +17,7 @@ from clip_antidote.errors import DataError, UnsupportedError, UsageError
 from clip_antidote.models import DualEncoder
 from clip_antidote.purification import hub
 from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.hub_card import with_license
 from clip_antidote.triggers import load_trigger
 from conftest import two_gate_classifier
 
@@ -114,9 +115,12 @@ def test_what_goes_up_comes_down(head: PurifiedCLIP, fake: FakeHub) -> None:
     ], "no pickle"
     texts = [(repo / name).read_text() for name in names if not name.endswith("safetensors")]
     assert all("secret" not in text for text in texts)
-    (repo / "evil.pt").write_bytes(b"never fetched")
+    for name in ("evil.pt", "model.safetensors", "triggers[x]", "triggers/*", "deep/classifier.safetensors"):
+        (repo / name).parent.mkdir(exist_ok=True)
+        (repo / name).write_bytes(b"never fetched")
     loaded = PurifiedCLIP.from_pretrained("hf-hub:me/clothes", model=head.model)
-    assert not (fake.root / "cache" / "me" / "clothes" / "evil.pt").exists()
+    fetched = [file for file in (fake.root / "cache").rglob("*") if file.is_file()]
+    assert sorted(file.name for file in fetched) == sorted(Path(name).name for name in names)
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert (loaded.predict_proba(images) == head.predict_proba(images)).all()
     assert loaded.record == head.record
@@ -218,6 +222,18 @@ def test_odd_licenses_and_failed_uploads(head: PurifiedCLIP, fake: FakeHub, monk
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", fail)
     with pytest.raises(DataError, match=r"cannot upload the classifier me/clothes .*hf auth login"):
         head.push_to_hub("me/clothes")
+
+
+@pytest.mark.parametrize(
+    ("card", "wanted"),
+    [
+        ("# A\nlicense: x\n", "---\nlicense: mit\n---\n\n# A\nlicense: x\n"),
+        ("---\n---\n# A\n", "---\nlicense: mit\n---\n# A\n"),
+        ("---\ntags: [a]\nlicense: x\n---\nlicense: x\n", "---\nlicense: mit\ntags: [a]\n---\nlicense: x\n"),
+    ],
+)
+def test_a_license_comes_into_every_header(card: str, wanted: str) -> None:
+    assert with_license(card, "mit") == wanted
 
 
 def test_without_the_package_there_is_a_sentence(head: PurifiedCLIP, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ PREFIX = "hf-hub:"
 FILES = (
     "config.json",
     "README.md",
-    "*.safetensors",
+    "classifier.safetensors",
+    "guard.safetensors",
+    "prompts.safetensors",
     "triggers/*/trigger.json",
     "triggers/*/trigger.safetensors",
 )
@@ -121,7 +123,8 @@ def push_artefact(artefact: Artefact, repo: str, *, license_name: str | None = N
 
 
 def _matches(name: str) -> bool:
-    return ".." not in name.split("/") and any(fnmatch.fnmatchcase(name, pattern) for pattern in FILES)
+    plain = re.fullmatch(r"[\w./-]+", name) is not None  # the Hub's client reads names as patterns once more
+    return plain and ".." not in name.split("/") and any(fnmatch.fnmatchcase(name, pattern) for pattern in FILES)
 
 
 def _check_name(repo: str) -> None:

@@ -59,7 +59,11 @@ def with_license(card: str, license_name: str) -> str:
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", license_name):
         raise UsageError(f"'{license_name:.80}' is no license of the Hugging Face Hub; write one like apache-2.0")
-    return re.sub(r"(?m)^license: .*$", f"license: {license_name}", card, count=1)
+    line, header = f"license: {license_name}\n", re.match(r"---\n(.*?\n)?---\n", card, re.DOTALL)
+    if header is None:
+        return f"---\n{line}---\n\n{card}"
+    fields = re.sub(r"(?m)^license:.*\n", "", header[1] or "")
+    return f"---\n{line}{fields}---\n{card[header.end() :]}"
 
 
 def hub_header(spec: str, *, results: Sequence[Mapping[str, Any]] = ()) -> str:
