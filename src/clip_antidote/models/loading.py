@@ -18,6 +18,7 @@ from clip_antidote.models.activation import activation_name, is_openai_layout
 from clip_antidote.models.build import build_open_clip, check_supported
 from clip_antidote.models.checkpoint import read_checkpoint
 from clip_antidote.models.config_check import rough_parameters
+from clip_antidote.models.difference import add_difference
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.hf_config import HF_CONFIG_NAME
 from clip_antidote.models.hf_loading import load_transformers
@@ -28,7 +29,9 @@ from clip_antidote.models.spec import CONFIG_NAME, ModelSpec, parse_spec
 from clip_antidote.models.tokenizers import tokenizer_factory
 from clip_antidote.models.weights import load_weights
 
-TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny_clip"
+ASSETS = Path(__file__).parents[1] / "assets"
+TINY_FOLDER = ASSETS / "tiny_clip"
+DIFFERENCE = "difference.safetensors"
 _FOLDER_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -47,6 +50,7 @@ class _Recipe:
     weights: Path
     folder: Path | None = None
     trained_quick_gelu: bool | None = None
+    difference: Path | None = None
 
 
 def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> DualEncoder:
@@ -101,7 +105,7 @@ def _is_transformers(spec: ModelSpec, home: Path) -> bool:
 def _load_open_clip(recipe: _Recipe) -> OpenCLIPEncoder:
     preprocess = check_preprocess(recipe.preprocess_cfg, recipe.name)
     model_cfg = dict(recipe.model_cfg)
-    state = read_checkpoint(recipe.weights)
+    state, sha256 = _read_weights(recipe)
     model_cfg["quick_gelu"] = _quick_gelu(recipe, state)
     if "logit_bias" in state and model_cfg.get("init_logit_bias") is None:
         model_cfg["init_logit_bias"] = -10.0  # sigmoid training adds a bias to any architecture
@@ -111,8 +115,16 @@ def _load_open_clip(recipe: _Recipe) -> OpenCLIPEncoder:
             model_cfg, preprocess, tokenizer_factory=tokenizer_factory(model_cfg, recipe.folder)
         )
     load_weights(encoder.model, state, recipe.weights, recipe.name)
-    encoder.sha256 = sha256_file(recipe.weights)
+    encoder.sha256 = sha256
     return encoder.eval()
+
+
+def _read_weights(recipe: _Recipe) -> tuple[dict[str, torch.Tensor], str]:
+    """Reads the weights, and the hash of the file that tells the model from others."""
+    state, sha256 = read_checkpoint(recipe.weights), sha256_file(recipe.weights)
+    if recipe.difference is None:
+        return state, sha256
+    return add_difference(state, recipe.difference, base_sha256=sha256), sha256_file(recipe.difference)
 
 
 def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: _Recipe) -> None:
@@ -157,7 +169,14 @@ def _resolve(spec: ModelSpec, home: Path | None) -> _Recipe:
         return replace(_from_folder(home), name=spec.source, folder=None)
     if home is not None:
         return _from_folder(home)
+    if spec.kind == "demo":
+        return replace(_from_folder(TINY_FOLDER), name=str(spec), difference=demo_folder(spec.source) / DIFFERENCE)
     raise UsageError(f"unknown kind of model '{spec.kind}'; use parse_spec to make a spec")
+
+
+def demo_folder(name: str) -> Path:
+    """Where an embedded poisoned model lies: its difference to the embedded one, and its model card."""
+    return ASSETS / f"demo_{name}"
 
 
 def _named(spec: ModelSpec) -> _Recipe:

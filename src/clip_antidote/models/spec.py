@@ -16,10 +16,14 @@ SPEC_FORMS = {
     "local-dir:PATH": "a folder with weights and open_clip_config.json, or config.json of transformers",
     "hf:PATH": "a folder of transformers: config.json, model.safetensors and tokenizer (CLIP, SigLIP, SigLIP2)",
     "tiny": "the embedded small CLIP",
+    "demo:badnet": "the embedded small CLIP with a BadNet backdoor to 'hat', poisoned on purpose to try things on",
 }
 """The forms of a model spec, each with a line about it."""
 
 FORMS = ", ".join(SPEC_FORMS)
+
+DEMOS = tuple(form.removeprefix("demo:") for form in SPEC_FORMS if form.startswith("demo:"))
+"""Names of the embedded models that are poisoned on purpose."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class ModelSpec:
     """A parsed model spec.
 
     Attributes:
-        kind: "open_clip", "hf-hub", "local-dir", "hf" or "tiny".
+        kind: "open_clip", "hf-hub", "local-dir", "hf", "tiny" or "demo".
         arch: open_clip's architecture name, empty where a configuration file says it.
-        source: Checkpoint path or pretrained tag, repository, or folder; empty for "tiny".
+        source: Checkpoint path or pretrained tag, repository, folder, or name of a demo; empty for "tiny".
     """
 
     kind: str
@@ -47,7 +51,7 @@ def parse_spec(text: str) -> ModelSpec:
 
     Args:
         text: `open_clip:ARCH@PATH`, `open_clip:ARCH@TAG`, `hf-hub:org/repo`, `local-dir:PATH`, `hf:PATH`,
-            `tiny`, or the path of a folder with an open_clip_config.json or a config.json.
+            `tiny`, `demo:badnet`, or the path of a folder with an open_clip_config.json or a config.json.
 
     Raises:
         UsageError: The form or the architecture is unknown, or a part is missing.
@@ -66,6 +70,10 @@ def parse_spec(text: str) -> ModelSpec:
         if not owner or not name or "/" in name:
             raise UsageError(f"'{text}' does not name a repository; write hf-hub:org/repo")
         return ModelSpec("hf-hub", source=rest)
+    if colon and kind == "demo":
+        if rest not in DEMOS:
+            raise UsageError(f"there is no poisoned demo model '{rest}'; known are {', '.join(DEMOS)}")
+        return ModelSpec("demo", source=rest)
     return _plain_spec(text)
 
 
