@@ -26,7 +26,7 @@ from clip_antidote.models.weights import load_weights
 
 TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny_clip"
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-_FOLDER_WEIGHTS = (
+FOLDER_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -35,7 +35,7 @@ _FOLDER_WEIGHTS = (
 
 
 @dataclass
-class _Recipe:
+class Recipe:
     """What a spec stands for: the architecture, the preprocessing and the file."""
 
     name: str
@@ -63,7 +63,7 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
     place = _device(device)
-    recipe = _resolve(parsed)
+    recipe = resolve(parsed)
     preprocess = check_preprocess(recipe.preprocess_cfg, recipe.name)
     model_cfg = dict(recipe.model_cfg)
     state = read_checkpoint(recipe.weights)
@@ -81,7 +81,7 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
     return encoder.eval().to(place)
 
 
-def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: _Recipe) -> None:
+def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: Recipe) -> None:
     """Takes no memory for a model that is far larger than the weights that should fill it."""
     described, held = rough_parameters(model_cfg), sum(value.numel() for value in state.values())
     if described > 2 * held + 100_000_000:
@@ -100,7 +100,7 @@ def _device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _quick_gelu(recipe: _Recipe, state: dict[str, torch.Tensor]) -> bool:
+def _quick_gelu(recipe: Recipe, state: dict[str, torch.Tensor]) -> bool:
     """Decides the activation from the evidence, and says so where the configuration disagrees."""
     stated = bool(recipe.model_cfg.get("quick_gelu", False))
     evidence, trained = "the table of pretrained weights says", recipe.trained_quick_gelu
@@ -116,7 +116,12 @@ def _quick_gelu(recipe: _Recipe, state: dict[str, torch.Tensor]) -> bool:
     return trained
 
 
-def _resolve(spec: ModelSpec) -> _Recipe:
+def resolve(spec: ModelSpec) -> Recipe:
+    """Finds the architecture, the preprocessing and the file of a spec; downloads where the spec says so.
+
+    Raises:
+        ClipAntidoteError: As `load_model`.
+    """
     if spec.kind == "open_clip":
         return _named(spec)
     if spec.kind == "hf-hub":
@@ -128,7 +133,7 @@ def _resolve(spec: ModelSpec) -> _Recipe:
     raise UsageError(f"unknown kind of model '{spec.kind}'; use parse_spec to make a spec")
 
 
-def _named(spec: ModelSpec) -> _Recipe:
+def _named(spec: ModelSpec) -> Recipe:
     model_cfg = open_clip.get_model_config(spec.arch)
     if model_cfg is None:
         raise UsageError(f"open_clip has no architecture '{spec.arch}'; see open_clip.list_models()")
@@ -143,7 +148,7 @@ def _named(spec: ModelSpec) -> _Recipe:
                 f"network, or write open_clip:{spec.arch}@PATH with a file you have"
             ) from error
         trained = bool(tag_cfg.get("quick_gelu", False))
-        return _Recipe(spec.arch, model_cfg, tag_cfg, Path(weights), trained_quick_gelu=trained)
+        return Recipe(spec.arch, model_cfg, tag_cfg, Path(weights), trained_quick_gelu=trained)
     path = Path(spec.source)
     if not path.exists() and not path.suffix and len(path.parts) == 1:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(spec.arch)) or "none"
@@ -152,20 +157,20 @@ def _named(spec: ModelSpec) -> _Recipe:
         )
     if path.is_dir() or not path.exists():
         read_checkpoint(path)  # raises the sentence for it before the architecture is looked at
-    return _Recipe(spec.arch, model_cfg, arch_preprocess(spec.arch), path)
+    return Recipe(spec.arch, model_cfg, arch_preprocess(spec.arch), path)
 
 
-def _from_folder(folder: Path) -> _Recipe:
+def _from_folder(folder: Path) -> Recipe:
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist; check the path")
     model_cfg, preprocess_cfg = read_model_config(folder / CONFIG_NAME)
-    for name in _FOLDER_WEIGHTS:
+    for name in FOLDER_WEIGHTS:
         if (folder / name).is_file():
-            return _Recipe(str(folder), model_cfg, preprocess_cfg, folder / name, folder)
-    raise ModelError(f"the model folder {folder} has no weights; put {_FOLDER_WEIGHTS[0]} there")
+            return Recipe(str(folder), model_cfg, preprocess_cfg, folder / name, folder)
+    raise ModelError(f"the model folder {folder} has no weights; put {FOLDER_WEIGHTS[0]} there")
 
 
-def _from_hub(repo: str) -> _Recipe:
+def _from_hub(repo: str) -> Recipe:
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -187,7 +192,7 @@ def _from_hub(repo: str) -> _Recipe:
         raise ModelError(f"the repository {repo} has no {names[0]}; use one in open_clip's own format")
 
     model_cfg, preprocess_cfg = read_model_config(download(CONFIG_NAME))
-    return _Recipe(repo, model_cfg, preprocess_cfg, download(*_HUB_WEIGHTS))
+    return Recipe(repo, model_cfg, preprocess_cfg, download(*_HUB_WEIGHTS))
 
 
 def _hub_error(repo: str, name: str, error: Exception) -> ModelError:
