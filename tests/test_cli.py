@@ -33,7 +33,7 @@ WRONG = [
     (["inspect", "{photos}/cat/0.png"], 3, "no checkpoint that can be inspected"),
     (["inspect", "{photos}"], 3, "no weights to inspect"),
     (["inspect", "open_clip:RN5@x.pt"], 4, "RN5"),
-    (["inspect"], 4, "MODEL"),
+    (["inspect"], 4, "Missing argument"),
     (["ls", "things"], 4, "cannot list 'things'"),
     (["data", "prepare", "--from", "{none}", "--out", "{none}2"], 2, "no imagenette.tar"),
     (["--nonsense"], 4, "nonsense"),

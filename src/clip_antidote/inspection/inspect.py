@@ -29,6 +29,7 @@ from clip_antidote.inspection.towers import Shapes, canonical, image_tower, layo
 from clip_antidote.models.activation import OPENAI_KEYS, activation_name
 from clip_antidote.models.pickle_dry_run import ExcessError
 from clip_antidote.models.preprocess import arch_preprocess, check_preprocess
+from clip_antidote.plain import plain
 
 READABLE = frozenset({formats.SAFETENSORS, formats.ZIP, formats.LEGACY, formats.TORCHSCRIPT})
 """Formats whose tensors can be read."""
@@ -165,4 +166,5 @@ def _preprocessing(source: Source, architecture: Architecture, skipped: list[str
             skipped.append(f"preprocessing: {error}")
             return None
     doubts = "; ".join(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
+    checked["interpolation"] = plain(checked["interpolation"])[:60]  # a configuration may say anything
     return Preprocessing(**checked, evidence=f"{evidence} ({doubts})" if doubts else evidence)
