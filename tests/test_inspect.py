@@ -299,6 +299,11 @@ def test_names_are_found_however_they_are_written(code: bytes, module: str, tmp_
     assert "unsafe-global" in rules(seen)
 
 
+def test_large_pickles_of_the_first_protocol_are_told_by_their_beginning(tmp_path: Path) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([Attack("true"), *range(200_000)], protocol=0))
+    assert rules(inspect_files(str(tmp_path / "x.pkl"))) == {"unsafe-global"}
+
+
 def test_pickles_that_break_are_read_up_to_there(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R\xff\xff\xff")
     assert rules(inspect_files(str(tmp_path / "x.pt"))) == {"unsafe-global", "damaged-pickle"}

@@ -31,7 +31,7 @@ _OTHERS = {
     b"<": "HTML or XML",
     b"version https://git-lfs": "Git LFS pointer",
 }
-_SNIFFED = 2**20
+_SNIFFED, _SURE = 2**20, 100
 
 
 def tell_format(path: Path) -> str:
@@ -72,10 +72,13 @@ def _zip_format(path: Path) -> str:
 
 
 def _is_old_pickle(path: Path) -> bool:
-    """Whether a file without magic number is a pickle of the first protocols, from its first byte to STOP."""
+    """Whether a file without magic number is a pickle of the first protocols: to its end, or for long enough."""
+    count = 0
     with path.open("rb") as file:
         data = file.read(_SNIFFED)
     try:
-        return sum(1 for _ in pickletools.genops(io.BytesIO(data))) > 1
-    except Exception:  # not one
-        return False
+        for _ in pickletools.genops(io.BytesIO(data)):
+            count += 1
+    except Exception:  # it ends elsewhere, or is none
+        return count >= _SURE
+    return count > 1

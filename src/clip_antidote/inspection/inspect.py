@@ -23,13 +23,15 @@ from clip_antidote.inspection.record import (
     TensorFacts,
 )
 from clip_antidote.inspection.rules import finding
-from clip_antidote.inspection.source import MOST_FILES, OPEN_CLIP, Source, find_source
+from clip_antidote.inspection.source import HUB, MOST_FILES, OPEN_CLIP, Source, find_source
 from clip_antidote.inspection.tensors import open_tensors
 from clip_antidote.inspection.towers import Shapes, canonical, image_tower, layout_of, text_tower
 from clip_antidote.models.activation import OPENAI_KEYS, activation_name
 from clip_antidote.models.pickle_dry_run import ExcessError
 from clip_antidote.models.preprocess import arch_preprocess, check_preprocess
 from clip_antidote.plain import plain
+
+_CONFIG = "open_clip_config.json"
 
 READABLE = frozenset({formats.SAFETENSORS, formats.ZIP, formats.LEGACY, formats.TORCHSCRIPT})
 """Formats whose tensors can be read."""
@@ -138,7 +140,7 @@ def _activation(source: Source, architecture: Architecture, names: set[str]) -> 
         stated = activation_name(source.trained_quick_gelu)
         return ActivationFacts(name=stated, evidence="open_clip's table of published weights")
     if source.model_cfg is not None:
-        where = "open_clip_config.json" if source.kind == OPEN_CLIP else f"the configuration of {source.arch}"
+        where = _CONFIG if source.kind in (OPEN_CLIP, HUB) else f"the configuration of {source.arch}"
         return ActivationFacts(name=activation_name(bool(source.model_cfg.get("quick_gelu"))), evidence=where)
     both = {bool(_config(name).get("quick_gelu")) for name in (architecture.name, *architecture.ties) if name}
     if len(both) == 1:
@@ -152,10 +154,10 @@ def _config(name: str) -> dict[str, Any]:
 
 def _preprocessing(source: Source, architecture: Architecture, skipped: list[str]) -> Preprocessing | None:
     """Returns how images are prepared, as it is stated or as published weights of the architecture agree on."""
-    stated, evidence = source.preprocess_cfg, "open_clip_config.json"
+    stated, evidence = source.preprocess_cfg, _CONFIG
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        if stated is None or source.kind != OPEN_CLIP:
+        if stated is None or source.kind not in (OPEN_CLIP, HUB):
             if architecture.name is None:
                 return None
             stated = stated or arch_preprocess(architecture.name)
@@ -165,6 +167,7 @@ def _preprocessing(source: Source, architecture: Architecture, skipped: list[str
         except ClipAntidoteError as error:
             skipped.append(f"preprocessing: {error}")
             return None
-    doubts = "; ".join(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
+    warned = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    doubts = "; ".join([*source.doubts, *warned])
     checked["interpolation"] = plain(checked["interpolation"])[:60]  # a configuration may say anything
     return Preprocessing(**checked, evidence=f"{evidence} ({doubts})" if doubts else evidence)

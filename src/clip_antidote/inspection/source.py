@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from clip_antidote.models.loading import FOLDER_WEIGHTS, TINY_FOLDER, read_model
 from clip_antidote.models.spec import CONFIG_NAME, parse_spec
 
 FILE, OPEN_CLIP, TRANSFORMERS = "file", "open_clip folder", "transformers folder"
-CLASSIFIER, FOLDER = "purified classifier", "folder"
+CLASSIFIER, FOLDER, HUB = "purified classifier", "folder", "Hugging Face repository"
 MOST_FILES = 50
 """Files of a folder that are looked at."""
 
@@ -36,6 +37,7 @@ class Source:
         preprocess_cfg: The preprocessing that is stated.
         trained_quick_gelu: What the table of published weights says of the activation.
         code: Files of Python code in the folder, and why they are code.
+        doubts: What is assumed, a sentence each.
         faults: What is wrong with the folder, a sentence each.
     """
 
@@ -49,6 +51,7 @@ class Source:
     preprocess_cfg: dict[str, Any] | None = None
     trained_quick_gelu: bool | None = None
     code: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
@@ -79,16 +82,19 @@ def find_source(model: str) -> Source:
             raise ModelError(f"the model folder {folder} does not exist; check the path")
         found = _folder(model, folder)
         return _with_spec(found, str(spec)) if found.kind == OPEN_CLIP else found
-    recipe = resolve(spec)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        recipe = resolve(spec)
     return Source(
         model,
-        recipe.name if spec.kind == "hf-hub" else FILE,
+        HUB if spec.kind == "hf-hub" else FILE,
         recipe.weights,
         spec=str(spec),
         arch=spec.arch or None,
         model_cfg=recipe.model_cfg,
         preprocess_cfg=recipe.preprocess_cfg,
         trained_quick_gelu=recipe.trained_quick_gelu,
+        doubts=[str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)],
     )
 
 

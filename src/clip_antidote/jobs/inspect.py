@@ -16,6 +16,9 @@ from clip_antidote.jobs.zero_shot import check_zero_shot
 from clip_antidote.models import load_model
 from clip_antidote.reporting.sarif import SarifArtifact, SarifResult, SarifRule, atlas, sarif_log
 
+MOST_WARNINGS = 5
+"""Warnings that a report takes over, the rest is counted."""
+
 _KNOWN = READABLE | formats.WITH_PICKLES | {formats.EMPTY, formats.DAMAGED_ZIP}
 
 
@@ -99,7 +102,10 @@ def refuse_errors(seen: Inspection) -> list[str]:
         raise ModelError(
             f"{seen.model}: {bad.message}; {RULES[bad.rule].advice[0].lower()}{RULES[bad.rule].advice[1:]}"
         )
-    return [f"{found.rule}: {found.message}" for found in seen.at_level("warning")]
+    warned = seen.at_level("warning")
+    more = len(warned) - MOST_WARNINGS
+    notes = [f"{found.rule}: {found.message}" for found in warned[:MOST_WARNINGS]]
+    return [*notes, f"{more} more warnings; see clip-antidote inspect {seen.model}"] if more > 0 else notes
 
 
 def inspection_sarif(seen: Inspection) -> dict[str, object]:
