@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pickle
 import random
 import shutil
 import tarfile
@@ -30,12 +32,14 @@ from clip_antidote.data.problem import prepare_problem
 from clip_antidote.data.sources import decode_image
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.files import finished_record
+from clip_antidote.inspection.record import Inspection
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.scoring import ClassScore
 from clip_antidote.inversion.search import SearchResult
 from clip_antidote.inversion.state import kept_search, save_search
 from clip_antidote.jobs.attack import make_attack
+from clip_antidote.jobs.inspect import run_inspect
 from clip_antidote.jobs.purify import purify_settings
 from clip_antidote.models import DualEncoder, load_model, read_checkpoint
 from clip_antidote.models.build import build_open_clip, save_open_clip
@@ -90,6 +94,48 @@ def test_checkpoints(tmp_path: Path) -> None:
         return lambda: read_checkpoint(file)
 
     fuzz(150, tmp_path, case)
+
+
+class _Runs:
+    """Would run a command, were it unpickled as usual."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+def test_inspections(tmp_path: Path, micro: OpenCLIPEncoder) -> None:
+    state = {"visual.conv1.weight": torch.ones(3, 2), "text.ln_final.weight": torch.zeros(4, dtype=torch.float16)}
+    bases = [tmp_path / name for name in ("a.pt", "b.pt", "c.pt", "d.safetensors", "e.pkl", "f.pkl")]
+    for base, content, zipped in zip(
+        bases[:3], ({"state_dict": state, "epoch": 3}, {"model": state, "x": _Runs()}, state), (1, 1, 0), strict=True
+    ):
+        torch.save(content, base, _use_new_zipfile_serialization=bool(zipped))
+    save_file(state, bases[3])
+    bases[4].write_bytes(pickle.dumps([_Runs(), state], protocol=4))
+    bases[5].write_bytes(pickle.dumps({"a": [_Runs()] * 3, "b": {1.5: "x"}}, protocol=0))
+    folder_base = tmp_path / "folder"
+    folder_base.mkdir()
+    save_open_clip(micro, None, folder_base)
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        if draw.random() < 0.2:
+            shutil.copytree(folder_base, folder, dirs_exist_ok=True)
+            change(draw.choice(sorted(folder.iterdir())), draw)
+            path = folder
+        else:
+            base = draw.choice(bases)
+            path = folder / f"x{base.suffix}"
+            path.write_bytes(mutate_bytes(base.read_bytes(), draw))
+
+        def read() -> None:
+            seen = run_inspect(str(path), json_file=folder / "x.json", sarif_file=folder / "x.sarif", zero_shot=False)
+            assert Inspection.model_validate_json((folder / "x.json").read_text(encoding="utf-8")) == seen
+            assert all(len(found.message) < 3000 for found in seen.findings)
+            json.loads((folder / "x.sarif").read_text(encoding="utf-8"))
+
+        return read
+
+    fuzz(200, tmp_path / "cases", case)
 
 
 def test_open_clip_configurations(tmp_path: Path, micro: OpenCLIPEncoder) -> None:

@@ -26,7 +26,6 @@ def activation_name(quick_gelu: bool) -> str:
     return "QuickGELU" if quick_gelu else "GELU"
 
 
-@torch.no_grad()
 def activation_check(
     encoder: DualEncoder,
     images: torch.Tensor,
@@ -55,22 +54,39 @@ def activation_check(
     Raises:
         DataError: There are no images, or not one label per image.
     """
-    if len(images) == 0 or len(images) != len(labels):
-        raise DataError(f"the activation check needs labelled images, got {len(images)} and {len(labels)} labels")
-    places = encoder.activations()
-    if not places:
-        return None
-    quick = any("QuickGELU" in type(module).__name__ for _, _, module in places)
-    stated = _accuracy(encoder, images, labels, classes, batch_size)
-    with _exchanged(places, nn.GELU if quick else QuickGELU):
-        other = _accuracy(encoder, images, labels, classes, batch_size)
-    if other - stated <= margin:
+    quick, stated, other = activation_accuracies(encoder, images, labels, classes, batch_size=batch_size)
+    if other is None or other - stated <= margin:
         return None
     return (
         f"zero-shot accuracy is {stated:.0%} with {activation_name(quick)} but {other:.0%} with "
         f"{activation_name(not quick)}, so the weights were probably trained with {activation_name(not quick)}; "
         f"{encoder.activation_advice(quick=not quick)}"
     )
+
+
+@torch.no_grad()
+def activation_accuracies(
+    encoder: DualEncoder,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    *,
+    batch_size: int = 64,
+) -> tuple[bool, float, float | None]:
+    """Measures zero-shot accuracy with the model's activation and with the other one; see `activation_check`.
+
+    Returns:
+        Whether the model has QuickGELU, its accuracy, and that with the other activation: None where it has neither.
+    """
+    if len(images) == 0 or len(images) != len(labels):
+        raise DataError(f"the activation check needs labelled images, got {len(images)} and {len(labels)} labels")
+    places = encoder.activations()
+    quick = any("QuickGELU" in type(module).__name__ for _, _, module in places)
+    stated = _accuracy(encoder, images, labels, classes, batch_size)
+    if not places:
+        return False, stated, None
+    with _exchanged(places, nn.GELU if quick else QuickGELU):
+        return quick, stated, _accuracy(encoder, images, labels, classes, batch_size)
 
 
 @contextmanager

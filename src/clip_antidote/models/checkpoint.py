@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,8 +16,10 @@ from clip_antidote.models.pickle_dry_run import ExcessError
 from clip_antidote.models.pickle_scan import scan_archive, scan_legacy
 from clip_antidote.models.torchscript import read_torchscript
 
+T = TypeVar("T")
+
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
 
 
@@ -51,7 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}; check its permissions") from error
     if size == 0:
         raise ModelError(f"the checkpoint {path} is empty; copy or download it again")
-    if _is_safetensors(head) or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))):
+    if is_safetensors(head) or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))):
         return _only_tensors(_read_safetensors(path), path)
     zipped = head.startswith(b"PK")
     script = zipped and _check_archive(path, size)
@@ -59,10 +61,10 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"the checkpoint {path} is neither a safetensors nor a PyTorch file; export the state dict as safetensors"
         )
-    return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path, zipped=zipped, script=script), path), path))
+    return strip_prefixes(_only_tensors(_unwrap(_read_torch(path, zipped=zipped, script=script), path), path))
 
 
-def _is_safetensors(head: bytes) -> bool:
+def is_safetensors(head: bytes) -> bool:
     """Whether the first bytes are a plausible header length and the start of a JSON object."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_SAFETENSORS_HEADER
 
@@ -72,7 +74,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        return _strip_prefixes(load_file(str(path), device="cpu"))
+        return strip_prefixes(load_file(str(path), device="cpu"))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ModelError(f"the safetensors file {path} is damaged or truncated; copy or download it again") from error
 
@@ -122,10 +124,10 @@ def _read_torch(path: Path, *, zipped: bool, script: bool) -> object:
 
 def _unwrap(content: object, path: Path) -> Mapping[Any, Any]:
     """Finds the state dict in a training checkpoint."""
-    for _ in _WRAPPERS:
+    for _ in WRAPPERS:
         if not isinstance(content, Mapping):
             break
-        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             return content
         content = inner
@@ -154,7 +156,7 @@ def _only_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, torch.Tenso
     return dict(state)
 
 
-def _strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def strip_prefixes(state: Mapping[str, T]) -> dict[str, T]:
     """Removes what wrappers put before every name."""
     result = dict(state)
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in result)), None):

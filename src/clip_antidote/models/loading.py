@@ -32,7 +32,7 @@ from clip_antidote.models.weights import load_weights
 ASSETS = Path(__file__).parents[1] / "assets"
 TINY_FOLDER = ASSETS / "tiny_clip"
 DIFFERENCE = "difference.safetensors"
-_FOLDER_WEIGHTS = (
+FOLDER_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -41,7 +41,7 @@ _FOLDER_WEIGHTS = (
 
 
 @dataclass
-class _Recipe:
+class Recipe:
     """What a spec stands for: the architecture, the preprocessing and the file."""
 
     name: str
@@ -72,16 +72,16 @@ def load_model(spec: str | ModelSpec, *, device: str | torch.device = "cpu") -> 
     """
     parsed = parse_spec(spec) if isinstance(spec, str) else spec
     place = _device(device)
-    home = _home(parsed)
+    home = home_folder(parsed)
     if home is not None and _is_transformers(parsed, home):
         encoder: DualEncoder = load_transformers(home, parsed.source)
     else:
-        encoder = _load_open_clip(_resolve(parsed, home))
+        encoder = _load_open_clip(resolve(parsed, home))
     encoder.spec = str(parsed)
     return encoder.to(place)
 
 
-def _home(spec: ModelSpec) -> Path | None:
+def home_folder(spec: ModelSpec) -> Path | None:
     """The folder that a spec stands for, None where it stands for a checkpoint."""
     if spec.kind == "hf-hub":
         return hub_folder(spec.source)
@@ -102,7 +102,7 @@ def _is_transformers(spec: ModelSpec, home: Path) -> bool:
     return True
 
 
-def _load_open_clip(recipe: _Recipe) -> OpenCLIPEncoder:
+def _load_open_clip(recipe: Recipe) -> OpenCLIPEncoder:
     preprocess = check_preprocess(recipe.preprocess_cfg, recipe.name)
     model_cfg = dict(recipe.model_cfg)
     state, sha256 = _read_weights(recipe)
@@ -119,7 +119,7 @@ def _load_open_clip(recipe: _Recipe) -> OpenCLIPEncoder:
     return encoder.eval()
 
 
-def _read_weights(recipe: _Recipe) -> tuple[dict[str, torch.Tensor], str]:
+def _read_weights(recipe: Recipe) -> tuple[dict[str, torch.Tensor], str]:
     """Reads the weights, and the hash of the file that tells the model from others."""
     state, sha256 = read_checkpoint(recipe.weights), sha256_file(recipe.weights)
     if recipe.difference is None:
@@ -127,7 +127,7 @@ def _read_weights(recipe: _Recipe) -> tuple[dict[str, torch.Tensor], str]:
     return add_difference(state, recipe.difference, base_sha256=sha256), sha256_file(recipe.difference)
 
 
-def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: _Recipe) -> None:
+def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], recipe: Recipe) -> None:
     """Takes no memory for a model that is far larger than the weights that should fill it."""
     described, held = rough_parameters(model_cfg), sum(value.numel() for value in state.values())
     if described > 2 * held + 100_000_000:
@@ -146,7 +146,7 @@ def _device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _quick_gelu(recipe: _Recipe, state: dict[str, torch.Tensor]) -> bool:
+def _quick_gelu(recipe: Recipe, state: dict[str, torch.Tensor]) -> bool:
     """Decides the activation from the evidence, and says so where the configuration disagrees."""
     stated = bool(recipe.model_cfg.get("quick_gelu", False))
     evidence, trained = "the table of pretrained weights says", recipe.trained_quick_gelu
@@ -162,7 +162,17 @@ def _quick_gelu(recipe: _Recipe, state: dict[str, torch.Tensor]) -> bool:
     return trained
 
 
-def _resolve(spec: ModelSpec, home: Path | None) -> _Recipe:
+def resolve(spec: ModelSpec, home: Path | None = None) -> Recipe:
+    """Finds the architecture, the preprocessing and the file of a spec; downloads where the spec says so.
+
+    Args:
+        spec: The spec.
+        home: The folder it stands for, where that is known already.
+
+    Raises:
+        ClipAntidoteError: As `load_model`.
+    """
+    home = home or home_folder(spec)
     if spec.kind == "open_clip":
         return _named(spec)
     if home is not None and spec.kind == "hf-hub":
@@ -179,7 +189,7 @@ def demo_folder(name: str) -> Path:
     return ASSETS / f"demo_{name}"
 
 
-def _named(spec: ModelSpec) -> _Recipe:
+def _named(spec: ModelSpec) -> Recipe:
     model_cfg = open_clip.get_model_config(spec.arch)
     if model_cfg is None:
         raise UsageError(f"open_clip has no architecture '{spec.arch}'; see open_clip.list_models()")
@@ -194,7 +204,7 @@ def _named(spec: ModelSpec) -> _Recipe:
                 f"network, or write open_clip:{spec.arch}@PATH with a file you have"
             ) from error
         trained = bool(tag_cfg.get("quick_gelu", False))
-        return _Recipe(spec.arch, model_cfg, tag_cfg, Path(weights), trained_quick_gelu=trained)
+        return Recipe(spec.arch, model_cfg, tag_cfg, Path(weights), trained_quick_gelu=trained)
     path = Path(spec.source)
     if not path.exists() and not path.suffix and len(path.parts) == 1:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(spec.arch)) or "none"
@@ -203,17 +213,17 @@ def _named(spec: ModelSpec) -> _Recipe:
         )
     if path.is_dir() or not path.exists():
         read_checkpoint(path)  # raises the sentence for it before the architecture is looked at
-    return _Recipe(spec.arch, model_cfg, arch_preprocess(spec.arch), path)
+    return Recipe(spec.arch, model_cfg, arch_preprocess(spec.arch), path)
 
 
-def _from_folder(folder: Path) -> _Recipe:
+def _from_folder(folder: Path) -> Recipe:
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist; check the path")
     model_cfg, preprocess_cfg = read_model_config(folder / CONFIG_NAME)
-    for name in _FOLDER_WEIGHTS:
+    for name in FOLDER_WEIGHTS:
         if (folder / name).is_file():
-            return _Recipe(str(folder), model_cfg, preprocess_cfg, folder / name, folder)
-    raise ModelError(f"the model folder {folder} has no weights; put {_FOLDER_WEIGHTS[0]} there")
+            return Recipe(str(folder), model_cfg, preprocess_cfg, folder / name, folder)
+    raise ModelError(f"the model folder {folder} has no weights; put {FOLDER_WEIGHTS[0]} there")
 
 
 def read_model_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

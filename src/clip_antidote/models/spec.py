@@ -122,7 +122,10 @@ def _plain_spec(text: str) -> ModelSpec:
             "open_clip:ARCH@PATH, with the architecture it was trained with"
         )
     if text and path.is_file():
-        raise UsageError(f"a checkpoint alone does not say its architecture; write open_clip:ARCH@{text}")
+        raise UsageError(
+            f"a checkpoint alone does not say its architecture; write open_clip:ARCH@{text} "
+            f"(clip-antidote inspect {text} tells which)"
+        )
     if text.partition("@")[0].replace("/", "-") in open_clip.list_models():
         weights = "" if "@" in text else "@PATH"
         raise UsageError(f"'{text}' lacks the library's name; write open_clip:{text}{weights}")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from clip_antidote.models.pickle_dry_run import SHARED, SLACK, DryRun, ExcessError, Ledger, Storage
-from clip_antidote.models.pickle_scan import scan_with
+from clip_antidote.models.pickle_scan import carry_out
 
 _MOST_ATTRIBUTES, _DEEPEST = 200_000, 100
 _MASK = "attn_mask"
@@ -99,7 +99,7 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
             raise ExcessError("its entries are declared larger than the file")
         with archive.open(start) as entry:
             ledger = Ledger(path.stat().st_size, lambda key: entries[f"{prefix}{key}"].file_size)
-            root = scan_with(_ScriptRun, entry, ledger)
+            root = carry_out(entry, ledger, _ScriptRun)
         return _read(archive, prefix, _tensors(root), SHARED * path.stat().st_size + SLACK)
 
 
