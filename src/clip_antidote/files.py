@@ -21,6 +21,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     Raises:
         DataError: The place cannot be written to, or a file that is read meanwhile cannot be read.
     """
+    if path.name in {"", ".."}:
+        raise DataError(f"the output {path} is a folder; name a file, or a new folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +40,12 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         raise
     finally:
         remove_quietly(temporary)
+
+
+def clear_temporaries(folder: Path, name: str = "*") -> None:
+    """Removes the temporary files of killed processes; for who alone may write to the folder, or to `name` in it."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        remove_quietly(left)
 
 
 def remove_quietly(path: Path) -> None:
