@@ -73,8 +73,11 @@ def sole_output(path: Path, kind: str | None = None) -> Iterator[None]:
     place = _place(path)
     if kind is not None:
         check_replaceable(place, kind)
-    elif place.is_dir():
+    elif os.path.isdir(place):
         raise DataError(f"the output {path} is a folder; name a file")
+    if os.path.exists(place) and not os.path.isdir(place) and not os.path.isfile(place):
+        yield  # a device or a pipe, whose writers are no concern of ours
+        return
     with ExitStack() as held:
         try:
             claim = held.enter_context(claimed(place.with_name(f".{place.name}.lock")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,7 @@ def command_line(case: Case) -> list[str]:
 def earlier_result(case: Case) -> list[str]:
     """A folder stands in the way: a result of ours, one with a broken marker, or one with files of the user."""
     place = Path(shutil.copytree(case.base.artefact, case.work / "out"))
+    os.mkfifo(case.work / "pipe")
     kind = case.draw.random()
     if kind < 0.4:
         (place / "thesis.doc").write_text("years of work")
@@ -186,7 +188,7 @@ def earlier_result(case: Case) -> list[str]:
         (place / "photos").symlink_to(case.base.problem)
     purify = ["purify", case.model, "--data", str(case.base.problem), "--shots", "1", "--out", "out",
               "--config", str(case.base.folder / "purify.yaml")]  # fmt: skip
-    outs = ["out", ".", "..", "/", "out/..", "out/photos", "out/", "thesis.txt/x", "/dev/full"]
+    outs = ["out", ".", "..", "/", "out/..", "out/photos", "out/", "thesis.txt/x", "pipe"]
     out = case.draw.choice(outs)
     return case.draw.choice(
         [

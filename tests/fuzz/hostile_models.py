@@ -27,11 +27,12 @@ def checkpoint(case: Case) -> list[str]:
 def configuration(case: Case) -> list[str]:
     file = case.copy("model") / "open_clip_config.json"
     config = json.loads(file.read_text())
-    if case.draw.random() < 0.2:
-        name = str(case.inputs / "tokenizer")
-        (case.inputs / "tokenizer").mkdir()
-        (case.inputs / "tokenizer" / "tokenization_x.py").write_text(f"open({str(case.canary)!r}, 'w')\n")
-        (case.inputs / "tokenizer" / "tokenizer_config.json").write_text(
+    if case.draw.random() < 0.25:
+        place = case.draw.choice([case.inputs / "tokenizer", file.parent])
+        name = str(place)
+        place.mkdir(exist_ok=True)
+        (place / "tokenization_x.py").write_text(f"open({str(case.canary)!r}, 'w')\n")
+        (place / "tokenizer_config.json").write_text(
             '{"auto_map": {"AutoTokenizer": ["tokenization_x.X", null]}, "tokenizer_class": "X"}'
         )
         config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": case.draw.choice([name, "evil/repo", "../x"])}
@@ -51,10 +52,11 @@ def artefact(case: Case) -> list[str]:
     file = folder / case.draw.choice(ARTEFACT_FILES)
     if file.name == "config.json" and case.draw.random() < 0.3:
         config = json.loads(file.read_text())
-        config["base_model"] = case.draw.choice(
+        odd = case.draw.choice(
             ["hf-hub:evil/repo", "open_clip:RN50@openai", "hf:evil/repo", f"local-dir:{case.inputs}", "tiny", "../..",
              "open_clip:ViT-B-32@../../../x", "/etc/passwd", "https://example.com/x", 5, None, ["tiny"]]
         )  # fmt: skip
+        config["base_model"] = {**config["base_model"], "spec": odd} if case.draw.random() < 0.8 else odd
         file.write_text(json.dumps(config))
         return case.draw.choice([evaluate(case, folder), ["export", str(folder), "--out", "out.onnx"]])
     if file.name != "config.json" and case.draw.random() < 0.4:

@@ -99,7 +99,8 @@ def _wait(process: int, deadline: float) -> tuple[int, int]:
 
 
 def _surroundings(home: Path) -> dict[str, str]:
-    return {"HOME": str(home), "TMPDIR": str(home / "tmp"), "XDG_CACHE_HOME": str(home / "tmp"), "COLUMNS": "100"}
+    own = dict.fromkeys(("TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"), str(home / "tmp"))
+    return {"HOME": str(home), "COLUMNS": "100", **own}
 
 
 def _become(arguments: list[str], home: Path, work: Path) -> NoReturn:

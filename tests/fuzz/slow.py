@@ -74,6 +74,8 @@ def contents(folder: Path) -> dict[str, str]:
                 small = path.stat().st_size < 2**28
                 data = path.read_bytes() if small else str(path.stat().st_size).encode()
                 found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+            elif path.is_fifo():
+                found[str(path.relative_to(folder))] = "pipe"
     return found
 
 
@@ -213,10 +215,10 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the folders of all cases under runs/fuzz/")
     parser.add_argument("--kind", choices=sorted(KINDS), help="this kind alone")
     options = parser.parse_args()
-    os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
-    _import_everything()
     global _base
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0", MPLCONFIGDIR=f"{name}/fonts")
+        _import_everything()
         (Path(name) / "base").mkdir()
         _base = make_base(Path(name) / "base")
         untouched = contents(_base.folder)
