@@ -213,4 +213,6 @@ def test_runs_of_a_grid_that_another_process_makes_are_left_to_it(
     process.kill()
     process.wait()
     assert next(records).key == first, "what the other one did not finish is made here"
+    (tmp_path / "out" / ".locks" / "0123").touch()  # of a run that was killed when its record was written
     assert list(records) == []
+    assert list((tmp_path / "out" / ".locks").iterdir()) == []

@@ -99,7 +99,7 @@ def _wait(process: int, deadline: float) -> tuple[int, int]:
 
 
 def _surroundings(home: Path) -> dict[str, str]:
-    own = dict.fromkeys(("TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"), str(home / "tmp"))
+    own = dict.fromkeys(("TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"), str(home / "tmp"))
     return {"HOME": str(home), "COLUMNS": "100", **own}
 
 
@@ -115,6 +115,7 @@ def _become(arguments: list[str], home: Path, work: Path) -> NoReturn:
         file = os.open(name, os.O_RDWR)
         os.dup2(file, number)
         os.close(file)
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     sys.argv = ["clip-antidote", *arguments]
     record(home, os.open(home / "events", os.O_WRONLY | os.O_APPEND))
     status = 1
@@ -122,6 +123,7 @@ def _become(arguments: list[str], home: Path, work: Path) -> NoReturn:
         from clip_antidote.cli.app import main
 
         main()
+        status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BaseException:

@@ -217,7 +217,7 @@ def main() -> None:
     options = parser.parse_args()
     global _base
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0", MPLCONFIGDIR=f"{name}/fonts")
+        os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
         _import_everything()
         (Path(name) / "base").mkdir()
         _base = make_base(Path(name) / "base")

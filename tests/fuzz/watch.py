@@ -11,8 +11,8 @@ EXECUTIONS = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork"
 CONNECTIONS = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.bind"}
 CONNECTIONS |= {"urllib.Request", "http.client.connect"}
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
-_LIBRARY_LIST = ["/sbin/ldconfig", "-p"]
-"""What ctypes runs to find a library; packages beside torch do that when they are imported, whatever the input."""
+_LIBRARIES = (["/sbin/ldconfig", "-p"], ["fc-list", "--help"], ["fc-list", "--format=%{file}\\n"])
+"""What ctypes and matplotlib run when they are imported first, to find libraries and fonts, whatever the input."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -45,7 +45,7 @@ def breach(event: str, arguments: tuple[Any, ...], home: Path) -> str | None:
         home: The folder that may be written to; absolute.
     """
     if event.startswith(EXECUTIONS):
-        return None if arguments[1:2] == (_LIBRARY_LIST,) else "execution"
+        return None if len(arguments) > 1 and arguments[1] in _LIBRARIES else "execution"
     if event in CONNECTIONS:
         return "connection"
     if event == "open":

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, best_scores, fingerprint
-from clip_antidote.benchmark.store import WAIT, RunLog, claim_work
+from clip_antidote.benchmark.store import WAIT, RunLog, claim_work, clear_claims
 from clip_antidote.config import Config
 from clip_antidote.data.folders import load_images
 from clip_antidote.defenses import DEFENSES
@@ -186,6 +186,7 @@ def run_grid(
         if len(others) == len(left):
             time.sleep(wait)
         left = others
+    clear_claims(out)
 
 
 def _run(

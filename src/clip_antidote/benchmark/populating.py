@@ -9,7 +9,7 @@ from typing import Any
 
 from clip_antidote.benchmark.population import ModelRecord, PopulationConfig, Row, all_rows, read_population
 from clip_antidote.benchmark.records import compact, fingerprint
-from clip_antidote.benchmark.store import WAIT, append_line, claim_work
+from clip_antidote.benchmark.store import WAIT, append_line, claim_work, clear_claims
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.files import sha256_file, write_json
 from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
@@ -45,6 +45,7 @@ def make_population(
                 worked = True
             yield record
         if not open_rows:
+            clear_claims(out)
             return
         if not worked:
             time.sleep(wait)

@@ -41,6 +41,13 @@ def claim_work(folder: Path, name: str) -> Iterator[bool]:
         yield claim is not Claim.TAKEN
 
 
+def clear_claims(folder: Path) -> None:
+    """Removes the lock files that killed processes left; those that are held stay."""
+    for file in (folder / ".locks").glob("*"):
+        with claim_work(folder, file.name):
+            pass
+
+
 class RunLog:
     """The runs of a benchmark folder, a line each; several processes may append to one.
 
