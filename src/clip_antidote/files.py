@@ -36,8 +36,9 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     except Exception as error:
         # The libraries that write weights tell a full disk in their own ways.
         if any(sign in str(error) for sign in ("PytorchStreamWriter", "I/O error", "unexpected pos")):
-            reason = str(error).splitlines()[0]
-            raise DataError(f"cannot write {path}: {reason}; make room or choose another output folder") from error
+            raise DataError(
+                f"cannot write {path}: the disk took only a part of it; make room or choose another output folder"
+            ) from error
         raise
     finally:
         remove_quietly(temporary)
