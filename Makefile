@@ -11,9 +11,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# The cases of the fast tier and many more.
+# Broken and hostile inputs: many more cases of the fast tier, then real processes of the command line with limits, then
+# kill -9 at random moments. A case that fails is kept in runs/fuzz with the command that repeats it.
 fuzz: $(STAMP)
-	FUZZ_TIMES=$(or $(TIMES),20) $(BIN)/python -m pytest tests/fuzz
+	FUZZ_TIMES=$(or $(TIMES),5) $(BIN)/python -m pytest tests/fuzz
+	$(BIN)/python tests/fuzz/slow.py --cases $(or $(CASES),1360)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/kill.py --times $(or $(KILLS),20)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -158,6 +158,22 @@ def two_gate_classifier(model: DualEncoder, triggers: dict[str, Trigger] | None 
     )
 
 
+def sorting_classifier(model: DualEncoder, images: torch.Tensor) -> PurifiedCLIP:
+    """A purified classifier whose gate stops some of these images [N, 3, H, W] and lets others pass.
+
+    A random model gives all images nearly the same features; weights and gate stand across what differs in them.
+    """
+    with torch.no_grad():
+        features = model.encode_images(model.fit_images(images))
+    directions = torch.linalg.svd(features - features.mean(dim=0), full_matrices=False)[2]
+    sides = torch.stack([directions[0], -directions[0], directions[2]], dim=1)
+    clean = (sides - features.mean(dim=0)[:, None] * (features.mean(dim=0) @ sides)).contiguous()
+    gate = Gate(directions[1][:, None].contiguous(), (features @ directions[1]).median()[None], 1)
+    tuned = torch.nn.functional.normalize(directions[3:6].T, dim=0).contiguous()
+    guard = GuardedHead(clean, [gate], threshold=0.0)
+    return PurifiedCLIP(model, tuned, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
+
+
 @pytest.fixture
 def problem(tmp_path: Path) -> str:
     """A minute problem folder: three classes, with a train and a test split."""

@@ -15,7 +15,7 @@ from clip_antidote.models import downloads, load_model
 from clip_antidote.purification.classifier import PurifiedCLIP
 from conftest import Cli
 
-REMOTE = ["hf-hub:org/repo", "hf:org/repo", "open_clip:RN50@openai", "open_clip:ViT-B/32@laion2b_s34b_b79k"]
+REMOTE = ["hf-hub:org/repo", "open_clip:RN50@openai", "open_clip:ViT-B/32@laion2b_s34b_b79k"]
 
 
 @pytest.fixture

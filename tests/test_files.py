@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,35 @@ def test_file_does_not_replace_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write"):
         write_below(tmp_path / "out")
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "file").write_text("old")
+    (tmp_path / "link").symlink_to("deep/file")
+    write_below(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "deep" / "file").read_text() == "text"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "file", "link"]
+    (tmp_path / "folder").symlink_to("deep")
+    with pytest.raises(DataError, match="is a folder"):
+        write_below(tmp_path / "folder")
+    assert (tmp_path / "folder").is_symlink()
+
+
+def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=r"cannot write .*pipe"):
+        write_below(pipe)  # and not waited for: nobody reads it
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_below(pipe)
+    assert os.read(reader, 100) == b"text"
+    os.close(reader)
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+    write_below(Path("/dev/null"))
+    assert Path("/dev/null").is_char_device()
 
 
 def test_json_is_readable_text(tmp_path: Path) -> None:

@@ -105,6 +105,39 @@ def test_parameters_are_counted_about_right(small_model: OpenCLIPEncoder) -> Non
     assert rough_parameters(SMALL) == pytest.approx(count, rel=0.05)
 
 
+@pytest.mark.parametrize("name", ["evil/repo", "../elsewhere", "/etc", "https://example.com/x", "a/b/c"])
+def test_a_folder_fetches_no_tokenizer_and_takes_none_from_elsewhere(
+    name: str, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    asked: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        asked.append(arguments)
+        raise OSError("tests have no network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    file = Path(model_folder.partition(":")[2]) / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = name
+    file.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="put its files"):
+        load_model(model_folder).encode_texts(["a cat"])
+    assert not asked
+
+
+@pytest.mark.parametrize("preprocess", [{"mean": ["a", "b", "c"]}, {"std": [1.0]}, {"resize_mode": "longest"}])
+def test_a_training_from_scratch_looks_at_the_normalization_too(
+    preprocess: dict[str, Any], tmp_path: Path, cli: Cli
+) -> None:
+    (tmp_path / "c.json").write_text(json.dumps({"model_cfg": SMALL, "preprocess_cfg": preprocess}))
+    ran = cli("train", "--architecture", "c.json", "--data", "problem", "--out", "out")
+    assert ran.status in (2, 3)
+    assert ran.err.count("error:") == 1
+    assert next(iter(preprocess)).replace("_", " ") in ran.err
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "said"),
     [

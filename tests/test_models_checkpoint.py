@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
-from clip_antidote.errors import ModelError, UnsupportedError, UsageError
+from clip_antidote.errors import ModelError, UsageError
 from clip_antidote.models import parse_spec, read_checkpoint
 
 
@@ -45,6 +43,7 @@ def state() -> dict[str, torch.Tensor]:
         ("open_clip:ViT-B/32@laion2b_s34b_b79k", "open_clip", "ViT-B-32", "laion2b_s34b_b79k"),
         ("open_clip:RN50@dir@home/x.pt", "open_clip", "RN50", "dir@home/x.pt"),
         ("hf-hub:org/repo", "hf-hub", "", "org/repo"),
+        ("hf:models/clip", "hf", "", "models/clip"),
         ("local-dir:some/folder", "local-dir", "", "some/folder"),
         ("tiny", "tiny", "", ""),
     ],
@@ -76,6 +75,7 @@ def test_folder_with_a_configuration_is_a_local_dir(tmp_path: Path) -> None:
         ("RN50@openai", "write open_clip:RN50@openai"),
         ("hf-hub:repo", "hf-hub:org/repo"),
         ("local-dir:", "names no folder"),
+        ("hf:", "names no folder; write hf:PATH"),
     ],
 )
 def test_wrong_specs_say_what_to_write(text: str, message: str) -> None:
@@ -91,11 +91,6 @@ def test_plain_file_and_plain_folder_need_an_architecture(tmp_path: Path) -> Non
         parse_spec(str(file))
     with pytest.raises(UsageError, match=r"has no open_clip_config\.json"):
         parse_spec(str(tmp_path))
-
-
-def test_transformers_models_are_not_supported_yet() -> None:
-    with pytest.raises(UnsupportedError, match="not supported yet"):
-        parse_spec("hf:org/repo")
 
 
 # Reading checkpoints
@@ -150,16 +145,6 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, form: str) -> None:
 
     assert not victim.exists()
     assert str(path) in _one_sentence(caught.value)
-
-
-def test_torchscript_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(path))
-    with pytest.raises(UnsupportedError, match=r"TorchScript archive.*save its state_dict") as caught:
-        read_checkpoint(path)
-    _one_sentence(caught.value)
 
 
 def test_files_that_cannot_be_read_say_why(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:

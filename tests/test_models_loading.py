@@ -15,8 +15,9 @@ from open_clip import pretrained
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
 
+from clip_antidote import models
 from clip_antidote.errors import ClipAntidoteError, ModelError, UnsupportedError, UsageError
-from clip_antidote.models import OpenCLIPEncoder, load_model
+from clip_antidote.models import OpenCLIPEncoder
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.models.loading import TINY_FOLDER
 from clip_antidote.models.tokenizers import tokenizer_factory
@@ -26,6 +27,13 @@ SMALL: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
+
+
+def load_model(spec: str, *, device: str = "cpu") -> OpenCLIPEncoder:
+    """Loads what must be a model of open_clip."""
+    loaded = models.load_model(spec, device=device)
+    assert isinstance(loaded, OpenCLIPEncoder)
+    return loaded
 
 
 def _one_sentence(error: BaseException) -> str:

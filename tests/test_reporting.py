@@ -343,10 +343,13 @@ def front_matter(card: str) -> dict[str, Any]:
 def test_card_says_what_a_reader_needs(report: Report) -> None:
     card = render_card(report)
     fields = front_matter(card)
-    assert fields["base_model"] == "open_clip:RN50@suspect.pt"
+    assert "base_model" not in fields, "the Hub refuses what is no repository"
     assert fields["library_name"] == "clip-antidote"
+    assert fields["pipeline_tag"] == "zero-shot-image-classification"
     assert "clip" in fields["tags"]
-    assert "license" not in fields
+    assert fields["license"] == "unknown"
+    assert "Base model: open\\_clip:RN50@suspect.pt" in card
+    assert "**This form has no gate and no second look**" in card
     assert CAVEAT in card
     assert "Suspected target: **hat**" in card
     assert "| Clean accuracy (CA) | 71.4 % [35.7, 85.7] | 70.1 % [35.0, 85.0] | −1.3 |" in card
@@ -369,9 +372,15 @@ def test_card_says_what_a_reader_needs(report: Report) -> None:
     ],
 )
 def test_card_names_the_base_model(spec: str, base_model: str) -> None:
-    fields = front_matter(render_card(Report(purification=made(), classes=("a",), model=ModelFacts(spec=spec))))
-    assert fields["base_model"] == base_model
-    assert set(fields) == {"base_model", "library_name", "tags"}
+    model = ModelFacts(spec=spec)
+    card = render_card(Report(purification=made(), classes=("a",), model=model))
+    fields = front_matter(card)
+    on_hub = spec.startswith("hf")
+    assert fields.get("base_model") == (base_model if on_hub else None)
+    assert fields["license"] == ("apache-2.0" if spec == "tiny" else "unknown")
+    assert set(fields) - {"base_model"} == {"license", "library_name", "pipeline_tag", "tags"}
+    if not on_hub:
+        assert model.public_spec == base_model
 
 
 def test_card_escapes_names_and_shortens_long_lists(report: Report) -> None:
@@ -382,3 +391,17 @@ def test_card_escapes_names_and_shortens_long_lists(report: Report) -> None:
     assert r"**a\|b \*c\* \# d \[x\](javascript:0)**" in card
     assert "and 40 more (see config.json)" in card
     assert "class 98" not in card
+
+
+def test_the_hub_reads_what_was_measured(report: Report) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    named = report.model_copy(update={"data": "/home/somebody/photos", "measured_on": "372 test images"})
+    found = hub.ModelCard(render_card(named)).data
+    assert found.model_name == "purified CLIP classifier"
+    values = {result.metric_type: (result.dataset_name, result.metric_value) for result in found.eval_results}
+    assert values["accuracy"] == ("photos (372 test images)", report.after["ca"])
+    assert values["asr"][1] == report.after["asr"]
+    assert {result.task_type for result in found.eval_results} == {"zero-shot-image-classification"}
+    optimistic = named.model_copy(update={"measured_on": "the 9 shots themselves: there are no other images"})
+    assert hub.ModelCard(render_card(optimistic)).data.eval_results is None
+    assert hub.ModelCard(render_card(named.model_copy(update={"after": {}}))).data.eval_results is None

@@ -12,7 +12,7 @@ import pytest
 from clip_antidote.cli import demo
 from clip_antidote.jobs.demo import TARGET
 
-HEAVY = ("torch", "open_clip", "torchvision", "scipy", "matplotlib", "numpy", "PIL", "transformers")
+HEAVY = ("torch", "open_clip", "torchvision", "scipy", "matplotlib", "numpy", "PIL", "transformers", "gradio")
 SCRIPT = """
 import json, sys
 sys.argv = ["clip-antidote", *json.loads(sys.argv[1])]
@@ -22,7 +22,7 @@ try:
 finally:
     print("imported", [name for name in json.loads(%r) if name in sys.modules], file=sys.stderr)
 """
-COMMANDS = ["demo", "purify", "evaluate", "export", "attack", "ls", "train", "train-stego"]
+COMMANDS = ["demo", "purify", "inspect", "evaluate", "export", "serve", "attack", "ls", "train", "train-stego"]
 GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", n] for n in ("prepare", "run", "zoo", "table"))]
 LIGHT = [
     ["--help"],

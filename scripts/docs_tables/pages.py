@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import claims  # noqa: F401 (its import registers a table)
+import from_architectures  # noqa: F401
 import from_benchmarks  # noqa: F401
 import from_grid  # noqa: F401
 from source import TABLES, Records

@@ -9,6 +9,7 @@ from clip_antidote.registry import lazy_names
 if TYPE_CHECKING:
     from clip_antidote.data.folders import load_images
     from clip_antidote.evaluation.evaluate import evaluate
+    from clip_antidote.jobs.inspect import inspect
     from clip_antidote.models import load_model
     from clip_antidote.prompts.classifier import ZeroShotClassifier
     from clip_antidote.purification.classifier import PurifiedCLIP
@@ -23,6 +24,7 @@ __all__ = [
     "ZeroShotClassifier",
     "evaluate",
     "export_onnx",
+    "inspect",
     "load_images",
     "load_model",
     "load_trigger",
@@ -35,6 +37,7 @@ _HOMES = {
     "ZeroShotClassifier": "clip_antidote.prompts.classifier",
     "evaluate": "clip_antidote.evaluation.evaluate",
     "export_onnx": "clip_antidote.purification.onnx_export",
+    "inspect": "clip_antidote.jobs.inspect",
     "load_images": "clip_antidote.data.folders",
     "load_model": "clip_antidote.models",
     "load_trigger": "clip_antidote.triggers",

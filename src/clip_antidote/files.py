@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     Raises:
         DataError: The place cannot be written to, or a file that is read meanwhile cannot be read.
     """
+    if path.name in {"", ".."}:
+        raise DataError(f"the output {path} is a folder; name a file, or a new folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,11 +36,18 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     except Exception as error:
         # The libraries that write weights tell a full disk in their own ways.
         if any(sign in str(error) for sign in ("PytorchStreamWriter", "I/O error", "unexpected pos")):
-            reason = str(error).splitlines()[0]
-            raise DataError(f"cannot write {path}: {reason}; make room or choose another output folder") from error
+            raise DataError(
+                f"cannot write {path}: the disk took only a part of it; make room or choose another output folder"
+            ) from error
         raise
     finally:
         remove_quietly(temporary)
+
+
+def clear_temporaries(folder: Path, name: str = "*") -> None:
+    """Removes the temporary files of killed processes; for who alone may write to the folder, or to `name` in it."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        remove_quietly(left)
 
 
 def remove_quietly(path: Path) -> None:
@@ -63,14 +73,35 @@ def _reason(error: OSError) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path` for a file that takes its place on success and is removed otherwise.
 
-    Folders are for `outputs.result_folder`, which looks at what it replaces.
+    Folders are for `outputs.result_folder`, which looks at what it replaces. A link stays and the file behind it is
+    replaced; what is no file, such as /dev/stdout, is written to.
 
     Raises:
         DataError: The place cannot be written to, or is a folder.
     """
-    with temporary_beside(path) as temporary:
+    # os.path says no where Path raises, as for names that are too long: those are told when they are written.
+    place = path.resolve() if os.path.islink(path) and os.path.exists(path) else path
+    if os.path.isdir(place):
+        raise DataError(f"cannot write {path}: it is a folder; name a file")
+    if os.path.exists(place) and not os.path.isfile(place):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "content"
+            _write_through(Path(folder) / "content", path)
+        return
+    with temporary_beside(place) as temporary:
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, place)
+
+
+def _write_through(file: Path, path: Path) -> None:
+    """Writes the content of a file to a device or a pipe."""
+    try:
+        number = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))  # fails where nobody reads a pipe
+        os.set_blocking(number, True)
+        with file.open("rb") as content, open(number, "wb") as out:
+            shutil.copyfileobj(content, out)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {_reason(error)}; name a file") from error
 
 
 def write_text(path: Path, text: str) -> None:

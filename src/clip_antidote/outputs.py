@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from clip_antidote.errors import DataError
-from clip_antidote.files import temporary_beside
+from clip_antidote.files import remove_quietly, temporary_beside
+from clip_antidote.locks import Claim, claimed
 
 MARKER = ".clip-antidote.json"
 """The file that every result folder carries: which kind of result it is, and which files belong to it."""
@@ -31,11 +32,11 @@ def result_folder(path: Path, kind: str) -> Iterator[Path]:
         kind: What the result is, in words ("purified classifier").
 
     Raises:
-        DataError: The place cannot be written to, or something is there that is not ours to replace.
+        DataError: The place cannot be written to, something is there that is not ours to replace, or another process
+            works on it.
     """
     place = _place(path)
-    with temporary_beside(place) as temporary:
-        check_replaceable(place, kind)
+    with sole_output(place, kind), temporary_beside(place) as temporary:
         temporary.mkdir()
         yield temporary
         files = {name: (temporary / name).lstat().st_size for name in _entries(temporary)}
@@ -50,9 +51,64 @@ def result_folder(path: Path, kind: str) -> Iterator[Path]:
             except BaseException:
                 os.replace(previous, place)
                 raise
-            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(previous, temporary)  # which is removed, if need be by the next process
         else:
             os.replace(temporary, place)
+
+
+@contextmanager
+def sole_output(path: Path, kind: str | None = None) -> Iterator[None]:
+    """Keeps other processes from working on the same output, and clears away what killed ones left of theirs.
+
+    Where there are no locks (see `locks.claimed`), nothing is kept off and nothing cleared away.
+
+    Args:
+        path: A result folder, or a file.
+        kind: What the result is, in words; None for a file.
+
+    Raises:
+        DataError: Another process works on it, it cannot be written to, or something is there that is not ours to
+            replace.
+    """
+    place = _place(path)
+    if kind is not None:
+        check_replaceable(place, kind)
+    elif os.path.isdir(place):
+        raise DataError(f"the output {path} is a folder; name a file")
+    if os.path.exists(place) and not os.path.isdir(place) and not os.path.isfile(place):
+        yield  # a device or a pipe, whose writers are no concern of ours
+        return
+    with ExitStack() as held:
+        try:
+            claim = held.enter_context(claimed(place.with_name(f".{place.name}.lock")))
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror}; choose another output folder") from error
+        if claim is Claim.TAKEN:
+            raise DataError(
+                f"another clip-antidote works on the output {path}; wait until it has ended, or choose another output"
+            )
+        if claim is Claim.OURS:
+            _clear(place, kind)
+        if kind is not None:
+            check_replaceable(place, kind)
+        yield
+
+
+def _clear(place: Path, kind: str | None) -> None:
+    """Removes what killed processes left; an earlier result that one was just replacing comes back."""
+    name = re.escape(place.name)
+    work = re.compile(rf"\.{name}\.\d+\.(tmp|probe)|\.\.{name}\.state-[0-9a-f]{{16}}\.(lock|\d+\.(tmp|old))")
+    earlier = re.compile(rf"\.{name}\.\d+\.old")
+    with suppress(OSError, DataError):
+        for left in sorted(place.parent.iterdir()):
+            if work.fullmatch(left.name):
+                remove_quietly(left)
+            elif kind is not None and earlier.fullmatch(left.name) and _marked(left) is not None:
+                if place.exists():
+                    check_replaceable(left, kind)  # somebody may have put files there
+                    remove_quietly(left)
+                else:
+                    os.replace(left, place)
 
 
 def check_output(path: Path, kind: str) -> None:

@@ -64,6 +64,13 @@ def tell(sentence: str) -> None:
         console.print(Text.assemble(("note:", "yellow"), f" {plain(sentence)}"), soft_wrap=True)
 
 
+def mention(sentence: str) -> None:
+    """Says beside the bars what is no warning; nothing where bars are switched off."""
+    console = _console.get()
+    if console is not None:
+        console.print(Text(plain(sentence)), soft_wrap=True)
+
+
 def track(steps: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
     """Iterates over `steps` and shows a bar where bars are switched on.
 

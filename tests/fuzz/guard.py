@@ -13,17 +13,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from watch import breach
+
 from clip_antidote.errors import ClipAntidoteError
 
 TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
 """Multiplies the number of cases; `make fuzz` sets it."""
 
 _MOST_MEMORY = 600 * 2**10  # KiB that one case may add to the peak
-_FORBIDDEN = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "pty.")
-_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.bind", "urllib.Request")
-_CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-
 _watched: Path | None = None
 _seen: list[str] = []
 
@@ -32,32 +29,11 @@ class Escape(BaseException):
     """Not an Exception, so that no reader takes it for a broken file."""
 
 
-def _outside(path: Any, folder: int = -1) -> bool:
-    """Whether a path, relative to an open folder where there is one, lies elsewhere than below the watched one."""
-    if isinstance(path, int) or path is None or _watched is None:
-        return False
-    place = os.fsdecode(path)
-    if folder >= 0:
-        place = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), place)
-    place = os.path.abspath(place)
-    inside = place == str(_watched) or place.startswith((f"{_watched}{os.sep}", "/dev/", "/proc/"))
-    return not inside and "__pycache__" not in place
-
-
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if _watched is None:
         return
-    bad = event.startswith(_FORBIDDEN) or event in _NETWORK
-    if event == "ctypes.dlopen":
-        bad = arguments[0] is not None  # None is the process itself
-    elif event == "open":
-        path, mode, flags = arguments
-        written = any(letter in mode for letter in "wax+") if isinstance(mode, str) else bool((flags or 0) & _WRITES)
-        bad = written and _outside(path)
-    elif event in _CHANGES:
-        folder = arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1
-        bad = any(_outside(path, folder) for path in arguments[:2] if isinstance(path, str | bytes | os.PathLike))
-    if bad:
+    library = event == "ctypes.dlopen" and arguments[0] is not None  # None is the process itself
+    if library or breach(event, arguments, _watched) is not None:
         _seen.append(f"{event} {arguments!r:.200}")
         raise Escape(_seen[-1])
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pickle
 import random
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,20 @@ import pytest
 import torch
 import yaml
 from guard import fuzz
+from inputs import (
+    ARTEFACT_FILES,
+    ODD_LINES,
+    ODD_YAML,
+    artefact,
+    change,
+    mutate_configuration,
+    mutate_lines,
+    odd_tensors,
+    picture,
+    problem_archives,
+    tar,
+)
 from mutations import mutate_bytes, mutate_json, mutate_tree
-from PIL import Image
 from safetensors.torch import save_file
 
 from clip_antidote.benchmark.grid import GridConfig
@@ -30,14 +43,16 @@ from clip_antidote.data.problem import prepare_problem
 from clip_antidote.data.sources import decode_image
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.files import finished_record
+from clip_antidote.inspection.record import Inspection
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.scoring import ClassScore
 from clip_antidote.inversion.search import SearchResult
 from clip_antidote.inversion.state import kept_search, save_search
 from clip_antidote.jobs.attack import make_attack
+from clip_antidote.jobs.inspect import run_inspect
 from clip_antidote.jobs.purify import purify_settings
-from clip_antidote.models import DualEncoder, load_model, read_checkpoint
+from clip_antidote.models import load_model, read_checkpoint
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.outputs import MARKER, check_output, result_folder
@@ -51,24 +66,10 @@ from clip_antidote.triggers import TRIGGERS, load_trigger
 from clip_antidote.triggers.additive import AdditiveTrigger
 from clip_antidote.triggers.mask import MaskTrigger
 from clip_antidote.triggers.patch import PatchTrigger
-from conftest import SMALL, two_gate_classifier
+from conftest import SMALL
 
 RECORDS = Path(__file__).parents[2] / "docs" / "records" / "zoo_120"
 Read = Callable[[], object]
-
-
-def change(file: Path, draw: random.Random) -> None:
-    """Mutates a file in place: as JSON where it is."""
-    if file.suffix == ".json":
-        file.write_bytes(mutate_json(json.loads(file.read_text(encoding="utf-8")), draw))
-    else:
-        file.write_bytes(mutate_bytes(file.read_bytes(), draw))
-
-
-def picture(kind: str = "PNG") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (12, 10), (10, 200, 30)).save(out, kind)
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -92,40 +93,56 @@ def test_checkpoints(tmp_path: Path) -> None:
     fuzz(150, tmp_path, case)
 
 
+class _Runs:
+    """Would run a command, were it unpickled as usual."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("true",)
+
+
+def test_inspections(tmp_path: Path, micro: OpenCLIPEncoder) -> None:
+    state = {"visual.conv1.weight": torch.ones(3, 2), "text.ln_final.weight": torch.zeros(4, dtype=torch.float16)}
+    bases = [tmp_path / name for name in ("a.pt", "b.pt", "c.pt", "d.safetensors", "e.pkl", "f.pkl")]
+    for base, content, zipped in zip(
+        bases[:3], ({"state_dict": state, "epoch": 3}, {"model": state, "x": _Runs()}, state), (1, 1, 0), strict=True
+    ):
+        torch.save(content, base, _use_new_zipfile_serialization=bool(zipped))
+    save_file(state, bases[3])
+    bases[4].write_bytes(pickle.dumps([_Runs(), state], protocol=4))
+    bases[5].write_bytes(pickle.dumps({"a": [_Runs()] * 3, "b": {1.5: "x"}}, protocol=0))
+    folder_base = tmp_path / "folder"
+    folder_base.mkdir()
+    save_open_clip(micro, None, folder_base)
+
+    def case(draw: random.Random, folder: Path) -> Read:
+        if draw.random() < 0.2:
+            shutil.copytree(folder_base, folder, dirs_exist_ok=True)
+            change(draw.choice(sorted(folder.iterdir())), draw)
+            path = folder
+        else:
+            base = draw.choice(bases)
+            path = folder / f"x{base.suffix}"
+            path.write_bytes(mutate_bytes(base.read_bytes(), draw))
+
+        def read() -> None:
+            seen = run_inspect(str(path), json_file=folder / "x.json", sarif_file=folder / "x.sarif", zero_shot=False)
+            assert Inspection.model_validate_json((folder / "x.json").read_text(encoding="utf-8")) == seen
+            assert all(len(found.message) < 3000 for found in seen.findings)
+            json.loads((folder / "x.sarif").read_text(encoding="utf-8"))
+
+        return read
+
+    fuzz(200, tmp_path / "cases", case)
+
+
 def test_open_clip_configurations(tmp_path: Path, micro: OpenCLIPEncoder) -> None:
     base = tmp_path / "base"
     base.mkdir()
     save_open_clip(micro, None, base)
     config = json.loads((base / "open_clip_config.json").read_text())
-    options = {
-        "pool_type": "argmax",
-        "no_causal_mask": False,
-        "tokenizer_kwargs": {"clean": "lower"},
-        "mlp_ratio": 4.0,
-    }
-    vision = {
-        "mlp_ratio": 4.0,
-        "ls_init_value": None,
-        "patch_dropout": 0.0,
-        "pool_type": "tok",
-        "output_tokens": False,
-    }
 
     def case(draw: random.Random, folder: Path) -> Read:
-        full = json.loads(json.dumps(config))
-        if draw.random() < 0.5:
-            full["model_cfg"]["text_cfg"] |= options
-            full["model_cfg"]["vision_cfg"] |= vision
-        part = draw.choice(["", "model_cfg", "vision_cfg", "text_cfg", "preprocess_cfg"])
-        model_cfg = full["model_cfg"]
-        if part in ("vision_cfg", "text_cfg"):
-            model_cfg[part] = mutate_tree(model_cfg[part], draw)
-            data = json.dumps(full).encode()
-        elif part:
-            full[part] = mutate_tree(full[part], draw)
-            data = json.dumps(full).encode()
-        else:
-            data = mutate_json(full, draw)
+        data = mutate_configuration(config, draw)
         (folder / "open_clip_config.json").write_bytes(data)
         (folder / "open_clip_model.safetensors").symlink_to(base / "open_clip_model.safetensors")
 
@@ -140,30 +157,16 @@ def test_open_clip_configurations(tmp_path: Path, micro: OpenCLIPEncoder) -> Non
     fuzz(200, tmp_path, case)
 
 
-def artefact(model: DualEncoder, folder: Path) -> None:
-    trigger = MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8))
-    two_gate_classifier(model, triggers={"00-mask": trigger}).save_pretrained(folder)
-
-
 def test_artefacts(tmp_path: Path, micro: OpenCLIPEncoder) -> None:
     base = tmp_path / "base"
     artefact(micro, base)
-    names = ["config.json"] * 6 + ["guard.safetensors", "classifier.safetensors", "prompts.safetensors"]
-    names += ["triggers/00-mask/trigger.json", "triggers/00-mask/trigger.safetensors"]
     images = torch.rand(2, 3, micro.image_size, micro.image_size)
 
     def case(draw: random.Random, folder: Path) -> Read:
         shutil.copytree(base, folder, dirs_exist_ok=True)
-        file = folder / draw.choice(names)
+        file = folder / draw.choice(ARTEFACT_FILES)
         if file.name != "config.json" and draw.random() < 0.4:
-            tensor = draw.choice(
-                [torch.zeros(0), torch.zeros(3, 3), torch.zeros(2, 2, 2, 2), torch.full((16, 3), torch.nan)]
-            )
-            keys = ["classifier", "context", "clean", "gate.0.directions", "gate.0.offsets", "mask", "pattern"]
-            save_file(
-                {key: tensor.clone() for key in draw.sample(keys, draw.randint(1, 7))}, folder / "x.safetensors"
-            )
-            (folder / "x.safetensors").replace(file.with_suffix(".safetensors"))
+            odd_tensors(file.with_suffix(".safetensors"), draw)
         else:
             change(file, draw)
 
@@ -292,36 +295,7 @@ def test_settings(tmp_path: Path) -> None:
                 json.dumps(tree).encode() if draw.random() < 0.5 else yaml.safe_dump(tree).encode("utf-8", "replace")
             )
         else:
-            odd = draw.choice(
-                [
-                    b"seed: 2001-01-01\n",
-                    b"2001-01-01: 1\n",
-                    b"seed: 2001-99-99\n",
-                    b"1: 2\n",
-                    b"[a, b]: 1\n",
-                    b"? {a: 1}\n: 2\n",
-                    b"[" * 10_000,
-                    b"a: " + b"{a: " * 5_000,
-                    b"- " * 3_000,
-                    b"seed: \0\n",
-                    b"a: &a [x, x, x, x, x, x, x, x, x]\n"
-                    + b"".join(
-                        b"%c: &%c [*%c, *%c, *%c, *%c, *%c, *%c]\n" % (c, c, *[c - 1] * 6) for c in b"bcdefghijk"
-                    ),
-                    b"a: &a\n  b: *a\n",
-                    b"<<: 3\n",
-                    b"seed: !!python/object/apply:os.system [id]\n",
-                    b"seed: !!binary x\n",
-                    b"seed: 0x" + b"f" * 5000 + b"\n",
-                    b"seed: " + b"9" * 5000 + b"\n",
-                    b"seed: 1:1:1:99999999\n",
-                    b"training: 5\n",
-                    b"training: {steps: .inf}\n",
-                    b"seed: .nan\n",
-                    "seed: é".encode("latin-1"),
-                ]
-            )
-            data = odd if draw.random() < 0.6 else mutate_bytes(yaml.safe_dump(base).encode(), draw)
+            data = draw.choice(ODD_YAML) if draw.random() < 0.6 else mutate_bytes(yaml.safe_dump(base).encode(), draw)
         file.write_bytes(data)
 
         def read() -> None:
@@ -356,36 +330,17 @@ def test_lists_of_images(tmp_path: Path) -> None:
     fuzz(120, tmp_path, case)
 
 
-def mutate_lines(rows: list[list[str]], draw: random.Random) -> list[list[str]]:
-    changed = mutate_tree(rows, draw)
-    if not isinstance(changed, list):
-        return [[str(changed)]]
-    return [[str(cell) for cell in row] if isinstance(row, list) else [str(row)] for row in changed]
-
-
 def test_class_files_and_templates(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for name in ("cat", "dog", "sea_horse"):
         (photos / name).mkdir(parents=True)
         (photos / name / "0.png").write_bytes(picture())
     lines = ["# classes", "cat", "dog = hot dog", "sea_horse = {}", "a photo of a {}."]
-    odd = [
-        "x" * 1_000_000,
-        "a\0b = c",
-        "\x1b[2J",
-        "[/x] = [red]",
-        "= =",
-        "cat = ",
-        "..",
-        "/etc = x",
-        "\u2028",
-        "{}" * 5000,
-    ]
 
     def case(draw: random.Random, folder: Path) -> Read:
         own = [line for line in lines if draw.random() < 0.9]
         if draw.random() < 0.6:
-            own.insert(draw.randrange(len(own) + 1), draw.choice(odd))
+            own.insert(draw.randrange(len(own) + 1), draw.choice(ODD_LINES))
         data = "\n".join(own).encode()
         file = folder / "x.txt"
         file.write_bytes(data if draw.random() < 0.4 else mutate_bytes(data, draw))
@@ -408,35 +363,6 @@ def test_images(tmp_path: Path) -> None:
     fuzz(150, tmp_path, case)
 
 
-def tar(members: list[tuple[str, bytes]], draw: random.Random | None = None) -> bytes:
-    """A tar file; with a generator, members change their kind, name and size."""
-    out = io.BytesIO()
-    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.REGTYPE]
-    names = [
-        "/etc/x.jpg",
-        "../../x.jpg",
-        "a/../../b.jpg",
-        "",
-        "x",
-        "a/b/.jpg",
-        "a//b.jpg",
-        "\x1b.jpg",
-        "n" * 300 + ".jpg",
-    ]
-    with tarfile.open(fileobj=out, mode="w:") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            if draw is not None and draw.random() < 0.1:
-                info.type = draw.choice(kinds)
-                info.linkname = draw.choice(["/etc/passwd", "../../x", name, ""])
-            if draw is not None and draw.random() < 0.1:
-                info.name = draw.choice([*names, *(other.rpartition("/")[0] + "/../x.jpg" for other, _ in members)])
-            if draw is None or draw.random() > 0.05:
-                archive.addfile(info, io.BytesIO(data) if info.isreg() else None)
-    return out.getvalue()
-
-
 def test_shards(tmp_path: Path) -> None:
     members = [("0.jpg", picture("JPEG")), ("0.txt", b"a cat"), ("1.png", picture()), ("1.json", b'{"caption": "a"}')]
 
@@ -456,20 +382,7 @@ def test_shards(tmp_path: Path) -> None:
 
 
 def test_archives_of_the_problem(tmp_path: Path) -> None:
-    jpeg = picture("JPEG")
-    archives = {
-        "imagenette": [
-            (f"imagenette/{s}/{c}/{i}.jpg", jpeg) for s in ("train", "val") for c in "ab" for i in range(2)
-        ],
-        "clothing": [(f"clothing/{s}/hat/{i}.jpg", jpeg) for s in ("train", "test") for i in range(2)],
-        "caltech101": [(f"caltech101/{c}/{i}.jpg", jpeg) for c in ("cup", "Faces_easy") for i in range(2)],
-        "flickr8k": [
-            ("flickr8k/train.txt", b"1.jpg\n2.jpg\n"),
-            ("flickr8k/dev.txt", b"3.jpg\n"),
-            ("flickr8k/captions.csv", b"image,caption\n1.jpg,a dog\n"),
-            *((f"flickr8k/images/{i}.jpg", jpeg) for i in range(4)),
-        ],
-    }
+    archives = problem_archives()
 
     def case(draw: random.Random, folder: Path) -> Read:
         broken = draw.choice(list(archives))

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, best_scores
-from clip_antidote.benchmark.store import RunLog
+from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, best_scores, fingerprint
+from clip_antidote.benchmark.store import WAIT, RunLog, claim_work, clear_claims
 from clip_antidote.config import Config
 from clip_antidote.data.folders import load_images
 from clip_antidote.defenses import DEFENSES
@@ -149,24 +149,44 @@ class _Suspect:
 
 
 def run_grid(
-    grid: GridConfig, data: str, out: Path, *, config: CBPTConfig | None = None, device: str = "cpu"
+    grid: GridConfig,
+    data: str,
+    out: Path,
+    *,
+    config: CBPTConfig | None = None,
+    device: str = "cpu",
+    wait: float = WAIT,
 ) -> Iterator[RunRecord]:
     """Runs what has no record yet, yielding every record, old and new, in order of the grid.
 
-    Several processes may work on one folder; each leaves out what another has finished.
+    Several processes may work on one folder: a run that another one makes is left to it, and its record comes when
+    it is there, looked for every `wait` seconds where nothing else is left.
     """
     config = config or CBPTConfig()
     log = RunLog(out)
     loaded: dict[str, _Suspect] = {}
-    for run in all_runs(grid):
-        record = log.find(run.key(grid.shots))
-        if record is None:
-            name = run.suspect.name
-            if name not in loaded:
-                loaded = {name: _Suspect(run.suspect, grid, data, out, device)}
-            record, settings = _run(run, loaded[name], grid, data, config)
-            record = log.append(record, settings=settings, versions=library_versions())
-        yield record
+    left = all_runs(grid)
+    while left:
+        others = []
+        for run in left:
+            key = run.key(grid.shots)
+            record = log.find(key)
+            if record is None:
+                with claim_work(out, fingerprint({"run": key})) as ours:
+                    if ours and (record := log.find(key)) is None:  # another one may have made it just now
+                        name = run.suspect.name
+                        if name not in loaded:
+                            loaded = {name: _Suspect(run.suspect, grid, data, out, device)}
+                        record, settings = _run(run, loaded[name], grid, data, config)
+                        record = log.append(record, settings=settings, versions=library_versions())
+            if record is None:
+                others.append(run)
+            else:
+                yield record
+        if len(others) == len(left):
+            time.sleep(wait)
+        left = others
+    clear_claims(out)
 
 
 def _run(

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from clip_antidote.benchmark.population import ModelRecord, PopulationConfig, Row, all_rows, read_population
 from clip_antidote.benchmark.records import compact, fingerprint
-from clip_antidote.benchmark.store import append_line
+from clip_antidote.benchmark.store import WAIT, append_line, claim_work, clear_claims
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.files import sha256_file, write_json
 from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
 from clip_antidote.jobs.control import ControlConfig, run_control_job
 from clip_antidote.jobs.evaluate import run_evaluate
 from clip_antidote.jobs.train import run_train
-
-WAIT = 10.0
-"""Seconds to wait where all that is left is being made by other processes, or waits for them."""
 
 
 def make_population(
@@ -41,14 +37,15 @@ def make_population(
         worked = False
         open_rows = _open_rows(config, out)
         for row in open_rows:
-            with _claimed(out / ".locks" / row.name) as claimed:
-                if not claimed or row.name not in {left.name for left in _open_rows(config, out)}:
+            with claim_work(out, row.name) as ours:
+                if not ours or row.name not in {left.name for left in _open_rows(config, out)}:
                     continue
                 record = _make(row, data, out, config.test_images, device)
                 append_line(out / "models.jsonl", compact(record.model_dump(mode="json", exclude_none=True)))
                 worked = True
             yield record
         if not open_rows:
+            clear_claims(out)
             return
         if not worked:
             time.sleep(wait)
@@ -60,21 +57,6 @@ def _open_rows(config: PopulationConfig, out: Path) -> list[Row]:
     left = [row for row in all_rows(config) if done.get(row.name) != fingerprint(row.recipe)]
     bases = {row.name for row in left if row.kind == "base"}
     return [row for row in left if row.kind == "base" or row.base.name not in bases] or left
-
-
-@contextmanager
-def _claimed(file: Path) -> Iterator[bool]:
-    """Holds a lock file for this process; gives False where another one holds it."""
-    import fcntl
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _make(row: Row, data: str, out: Path, test: int, device: str) -> ModelRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,39 @@ from pydantic import ValidationError
 
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, compact, fingerprint
 from clip_antidote.errors import DataError
-from clip_antidote.files import atomic_path
+from clip_antidote.files import atomic_path, clear_temporaries
+from clip_antidote.locks import Claim, claimed, wait_for_lock
+
+WAIT = 10.0
+"""Seconds to wait where all that is left is being made by other processes, or waits for them."""
+
+
+@contextmanager
+def claim_work(folder: Path, name: str) -> Iterator[bool]:
+    """Keeps a piece of work on a benchmark folder from other processes; gives False where another one has it.
+
+    Where there are no locks (see `locks.claimed`) it gives True, and two processes may do the same work.
+
+    Args:
+        folder: The benchmark folder.
+        name: Name of the work, which serves as file name.
+
+    Raises:
+        DataError: The folder cannot be written to.
+    """
+    with ExitStack() as held:
+        try:
+            claim = held.enter_context(claimed(folder / ".locks" / name))
+        except OSError as error:
+            raise DataError(f"cannot write {folder}: {error.strerror}; choose another output folder") from error
+        yield claim is not Claim.TAKEN
+
+
+def clear_claims(folder: Path) -> None:
+    """Removes the lock files that killed processes left; those that are held stay."""
+    for file in (folder / ".locks").glob("*"):
+        with claim_work(folder, file.name):
+            pass
 
 
 class RunLog:
@@ -77,6 +109,7 @@ class RunLog:
         with _locked(self.file) as file:
             known = read_settings(self.settings_file.parent)
             if not shared.keys() <= known.keys():
+                clear_temporaries(self.file.parent, self.settings_file.name)
                 write_lines(self.settings_file, {**known, **shared})
             _write_line(file, run.to_line(), self.file)
         return run
@@ -100,15 +133,13 @@ def read_lines(path: Path) -> list[str]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    import fcntl  # reading works without it, on systems that have none
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another output folder") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        wait_for_lock(file)
         yield file
     finally:
         os.close(file)

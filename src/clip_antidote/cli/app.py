@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli import attack, benchmark, data, demo, evaluate, export, ls, purify, train, train_stego
+from clip_antidote.cli import (
+    attack,
+    benchmark,
+    data,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    ls,
+    purify,
+    serve,
+    train,
+    train_stego,
+)
 from clip_antidote.cli.common import progress_console, say
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.files import storage_failure
@@ -48,8 +61,10 @@ def options(version: Version = False) -> None:
 
 app.command("demo")(demo.command)
 app.command("purify")(purify.command)
+app.command("inspect")(inspect.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
+app.command("serve")(serve.command)
 app.command("attack")(attack.command)
 app.command("ls")(ls.command)
 app.add_typer(data.app, name="data")
@@ -59,7 +74,7 @@ app.command("train-stego")(train_stego.command)
 
 
 def main() -> None:
-    """Entry point: exit status 0 done, 2 error, 3 unsupported, 4 usage, 130 interrupted."""
+    """Entry point: exit status 0 done, 1 something found, 2 error, 3 unsupported, 4 usage, 130 interrupted."""
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

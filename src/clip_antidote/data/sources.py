@@ -41,7 +41,7 @@ class ImageSource(Protocol):
         ...
 
 
-def decode_image(data: bytes | Path, name: str) -> Image.Image:
+def decode_image(data: bytes | Path, name: str, *, max_pixels: int | None = None) -> Image.Image:
     """Decodes one image file to RGB; every image comes in through here.
 
     Only the formats that `IMAGE_SUFFIXES` promises are tried, whatever the name says: others of Pillow's readers
@@ -50,18 +50,20 @@ def decode_image(data: bytes | Path, name: str) -> Image.Image:
     Args:
         data: The file's bytes, or its path.
         name: What to call it in an error message.
+        max_pixels: A limit below `MAX_PIXELS`.
 
     Raises:
         DataError: The file is missing, is not a readable image of these formats, or is too large or too long.
     """
+    most = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
     try:
         if isinstance(data, Path) and data.exists() and not data.is_file():  # a pipe would be waited for
             raise DataError(f"cannot read image {name}: it is no regular file; remove it")
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=IMAGE_FORMATS) as image:
-            _check_size(image, name)
+            _check_size(image, name, most)
             return image.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(_too_large(name)) from error
+        raise DataError(_too_large(name, most)) from error
     except DataError:
         raise
     except Exception as error:  # a crafted file can make a decoder fail in any way
@@ -70,11 +72,11 @@ def decode_image(data: bytes | Path, name: str) -> Image.Image:
         ) from error
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, most: int) -> None:
     """Refuses an image by its header, before any pixel is decoded."""
     short, long = sorted(image.size)
-    if short * long > MAX_PIXELS:
-        raise DataError(_too_large(name))
+    if short * long > most:
+        raise DataError(_too_large(name, most))
     if long > MAX_RATIO * short:
         raise DataError(
             f"cannot read image {name}: it is {image.width}×{image.height} pixels, longer than {MAX_RATIO} to 1; "
@@ -82,10 +84,9 @@ def _check_size(image: Image.Image, name: str) -> None:
         )
 
 
-def _too_large(name: str) -> str:
-    return (
-        f"cannot read image {name}: it has more than {MAX_PIXELS // 10**6} million pixels; scale it down or remove it"
-    )
+def _too_large(name: str, most: int) -> str:
+    pixels = f"{most // 10**6} million" if most >= 10**6 else str(most)
+    return f"cannot read image {name}: it has more than {pixels} pixels; scale it down or remove it"
 
 
 class FileSource:

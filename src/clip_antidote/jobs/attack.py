@@ -23,8 +23,7 @@ from clip_antidote.files import write_json
 from clip_antidote.jobs.results import write_trigger
 from clip_antidote.jobs.workplace import Workplace, workplace
 from clip_antidote.models import load_model
-from clip_antidote.models.build import save_open_clip
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.models.saving import save_model
 from clip_antidote.training.distributed import Ranks, joined
 
 KIND = "poisoned model"
@@ -184,7 +183,6 @@ def _finish(
     implant, before = begun
     assert before is not None
     result = finish_attack(implant, before, own.test)
-    assert isinstance(result.model, OpenCLIPEncoder)
     record = {
         **facts,
         "measured_on": own.described(),
@@ -194,7 +192,7 @@ def _finish(
     }
     example = own.test.example(result.model.image_size, mode=result.model.resize_mode)
     with work.result() as folder:
-        save_open_clip(result.model, None, folder)
+        save_model(result.model, folder)
         write_trigger(folder / "trigger", result.trigger, example)
         write_json(folder / "attack.json", record)
         write_json(folder / "poisoned.json", implant.names)

@@ -17,9 +17,8 @@ from clip_antidote.data.slices import DataSlice
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
 from clip_antidote.jobs.workplace import workplace
-from clip_antidote.models import load_model
-from clip_antidote.models.build import save_open_clip
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.models.saving import save_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.training.augment import STORE_MARGIN
 from clip_antidote.training.finetune import finetune
@@ -93,14 +92,14 @@ def run_control_job(
             "run": work.run,
         }
         with work.result() as folder:
-            save_open_clip(tuned, None, folder)
+            save_model(tuned, folder)
             write_json(folder / "control.json", record)
     return record
 
 
 def _finetuned(
-    model: OpenCLIPEncoder, train: LabelledImages, config: ControlConfig, state: Path
-) -> tuple[OpenCLIPEncoder, float]:
+    model: DualEncoder, train: LabelledImages, config: ControlConfig, state: Path
+) -> tuple[DualEncoder, float]:
     """Fine-tunes a copy of the model and says how many seconds it took."""
     size = round(model.image_size * STORE_MARGIN)
     pairs = config.slice.pairs(train, model.tokenize, size, mode=model.resize_mode, class_bank=config.class_bank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clip_antidote.outputs import sole_output
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.onnx_export import export_onnx
 
@@ -37,7 +38,8 @@ def run_export(
     purified.second_look &= second_look
     if threshold is not None:
         purified = purified.with_threshold(threshold)
-    export_onnx(purified, out)
+    with sole_output(out):
+        export_onnx(purified, out)
     size, side = out.stat().st_size / 1e6, purified.model.image_size
     return (
         f"{out} ({size:.0f} MB): images [N, 3, {side}, {side}] in [0, 1] -> "

@@ -14,10 +14,12 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.inversion.evidence import FEWEST
 from clip_antidote.inversion.search import search_targets
 from clip_antidote.inversion.state import kept_search
+from clip_antidote.jobs.inspect import quick_look, refuse_errors
 from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
 from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.activation import activation_check
+from clip_antidote.progress import mention
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
 from clip_antidote.purification.artefact import KIND
@@ -69,7 +71,10 @@ def run_purify(
     wording = load_templates(templates) if templates is not None else IMAGENET_TEMPLATES
     with workplace(out, KIND) as work:
         clean = load_images(data, shots=shots, seed=config.seed, classes=classes)
-        model, notes = load_suspect(spec, clean, device)
+        seen, line = quick_look(spec)
+        mention(line)
+        model, notes = load_suspect(spec, clean, device)  # says best itself why weights are refused
+        notes += refuse_errors(seen)
         names = [clean.source.name(i) for i in range(len(clean))]
         state = work.resume([model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(wording)])
         suspect = ZeroShotClassifier.from_templates(model, clean.classes, wording)

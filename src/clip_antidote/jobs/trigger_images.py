@@ -22,6 +22,7 @@ from clip_antidote.evaluation.evaluate import class_index
 from clip_antidote.files import write_json
 from clip_antidote.jobs.attack import make_attack
 from clip_antidote.jobs.results import write_trigger
+from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.outputs import check_output, result_folder
@@ -102,25 +103,28 @@ def run_trigger_job(
             f"the trigger of {maker.name} is optimized on a model and for a target class; give MODEL and --target"
         )
     check_place(data, out)
-    model = load_model(spec, device=device) if spec is not None else None
-    source = {"attack": maker.name if isinstance(maker, Attack) else None, "model": spec, "target": None}
-    if isinstance(maker, Trigger):
-        trigger = maker
-    elif isinstance(maker, FixedTriggerAttack):
-        trigger = maker.trigger()
-    else:
-        assert model is not None
-        assert target is not None
-        trigger, source["target"] = optimize_trigger(maker, model, target, data, captions=captions, classes=classes)
-    return run_trigger_images(
-        trigger,
-        data,
-        out,
-        image_size=image_size or (model.image_size if model is not None else DEFAULT_SIZE),
-        mode=model.resize_mode if model is not None else "shortest",
-        seed=seed,
-        source=source,
-    )
+    with workplace(out, KIND):
+        model = load_model(spec, device=device) if spec is not None else None
+        source = {"attack": maker.name if isinstance(maker, Attack) else None, "model": spec, "target": None}
+        if isinstance(maker, Trigger):
+            trigger = maker
+        elif isinstance(maker, FixedTriggerAttack):
+            trigger = maker.trigger()
+        else:
+            assert model is not None
+            assert target is not None
+            trigger, source["target"] = optimize_trigger(
+                maker, model, target, data, captions=captions, classes=classes
+            )
+        return run_trigger_images(
+            trigger,
+            data,
+            out,
+            image_size=image_size or (model.image_size if model is not None else DEFAULT_SIZE),
+            mode=model.resize_mode if model is not None else "shortest",
+            seed=seed,
+            source=source,
+        )
 
 
 def optimize_trigger(

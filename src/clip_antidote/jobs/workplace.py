@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clip_antidote.files import finished_record, state_folder
-from clip_antidote.outputs import check_output, result_folder
+from clip_antidote.files import clear_temporaries, finished_record, remove_quietly, state_folder
+from clip_antidote.outputs import check_output, result_folder, sole_output
 
 
 class Workplace:
@@ -35,6 +34,7 @@ class Workplace:
             The hidden folder beside the result; it may hold what an interrupted run left.
         """
         self._state = state_folder(self.out, settings)
+        clear_temporaries(self._state)
         return self._state
 
     @property
@@ -49,8 +49,14 @@ class Workplace:
         return self.state.name
 
     def finished(self, name: str) -> dict[str, Any] | None:
-        """The record `name` of an earlier run with these very settings, None where there is none."""
-        return finished_record(self.out / name, self.run)
+        """The record `name` of an earlier run with these very settings, None where there is none.
+
+        Where there is one, what its work left is removed: the run may have been killed when all was written.
+        """
+        record = finished_record(self.out / name, self.run)
+        if record is not None:
+            remove_quietly(self.state)
+        return record
 
     @contextmanager
     def result(self) -> Iterator[Path]:
@@ -58,12 +64,12 @@ class Workplace:
         with result_folder(self.out, self.kind) as folder:
             yield folder
         if self._state is not None:
-            shutil.rmtree(self._state, ignore_errors=True)
+            remove_quietly(self._state)
 
 
 @contextmanager
 def workplace(out: Path, kind: str, *, writes: bool = True) -> Iterator[Workplace]:
-    """Checks that a result can be written, before any work.
+    """Checks that a result can be written, before any work, and keeps other processes from its place meanwhile.
 
     Args:
         out: The result folder.
@@ -71,8 +77,11 @@ def workplace(out: Path, kind: str, *, writes: bool = True) -> Iterator[Workplac
         writes: False in a process that leaves the writing to another one.
 
     Raises:
-        DataError: It cannot, or something is there that is not ours to replace.
+        DataError: It cannot, something is there that is not ours to replace, or another process works on it.
     """
-    if writes:
-        check_output(out, kind)
-    yield Workplace(out, kind)
+    if not writes:
+        yield Workplace(out, kind)
+        return
+    check_output(out, kind)
+    with sole_output(out, kind):
+        yield Workplace(out, kind)

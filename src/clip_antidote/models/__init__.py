@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from clip_antidote.models.activation import activation_check
     from clip_antidote.models.checkpoint import read_checkpoint
     from clip_antidote.models.dual_encoder import DualEncoder
+    from clip_antidote.models.hf_backend import HFEncoder
     from clip_antidote.models.loading import load_model
     from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
     from clip_antidote.models.spec import ModelSpec, downloads, parse_spec
 
 __all__ = [
     "DualEncoder",
+    "HFEncoder",
     "ModelSpec",
     "OpenCLIPEncoder",
     "activation_check",
@@ -27,6 +29,7 @@ __all__ = [
 
 _HOMES = {
     "DualEncoder": "clip_antidote.models.dual_encoder",
+    "HFEncoder": "clip_antidote.models.hf_backend",
     "ModelSpec": "clip_antidote.models.spec",
     "OpenCLIPEncoder": "clip_antidote.models.open_clip_backend",
     "activation_check": "clip_antidote.models.activation",

@@ -10,7 +10,7 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from clip_antidote.errors import DataError
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.models.dual_encoder import DualEncoder
 
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 """Entries that only OpenAI's own checkpoints have, all of which were trained with QuickGELU."""
@@ -26,9 +26,8 @@ def activation_name(quick_gelu: bool) -> str:
     return "QuickGELU" if quick_gelu else "GELU"
 
 
-@torch.no_grad()
 def activation_check(
-    encoder: OpenCLIPEncoder,
+    encoder: DualEncoder,
     images: torch.Tensor,
     labels: torch.Tensor,
     classes: Sequence[str],
@@ -55,35 +54,39 @@ def activation_check(
     Raises:
         DataError: There are no images, or not one label per image.
     """
-    if len(images) == 0 or len(images) != len(labels):
-        raise DataError(f"the activation check needs labelled images, got {len(images)} and {len(labels)} labels")
-    places = _activations(encoder)
-    if not places:
-        return None
-    quick = any(isinstance(module, QuickGELU) for _, _, module in places)
-    stated = _accuracy(encoder, images, labels, classes, batch_size)
-    with _exchanged(places, nn.GELU if quick else QuickGELU):
-        other = _accuracy(encoder, images, labels, classes, batch_size)
-    if other - stated <= margin:
+    quick, stated, other = activation_accuracies(encoder, images, labels, classes, batch_size=batch_size)
+    if other is None or other - stated <= margin:
         return None
     return (
         f"zero-shot accuracy is {stated:.0%} with {activation_name(quick)} but {other:.0%} with "
         f"{activation_name(not quick)}, so the weights were probably trained with {activation_name(not quick)}; "
-        f"{'remove' if quick else 'add'} '-quickgelu' {'from' if quick else 'to'} the architecture's name"
+        f"{encoder.activation_advice(quick=not quick)}"
     )
 
 
-def _activations(encoder: OpenCLIPEncoder) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Lists parent, name and module of the activations in open_clip's own transformers."""
-    timm = type(encoder.model.visual).__name__ == "TimmModel"  # always GELU, whatever the setting
-    skipped = set(encoder.model.visual.modules()) if timm else set()
-    return [
-        (parent, name, child)
-        for parent in encoder.model.modules()
-        if parent not in skipped
-        for name, child in parent.named_children()
-        if isinstance(child, nn.GELU | QuickGELU)
-    ]
+@torch.no_grad()
+def activation_accuracies(
+    encoder: DualEncoder,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    *,
+    batch_size: int = 64,
+) -> tuple[bool, float, float | None]:
+    """Measures zero-shot accuracy with the model's activation and with the other one; see `activation_check`.
+
+    Returns:
+        Whether the model has QuickGELU, its accuracy, and that with the other activation: None where it has neither.
+    """
+    if len(images) == 0 or len(images) != len(labels):
+        raise DataError(f"the activation check needs labelled images, got {len(images)} and {len(labels)} labels")
+    places = encoder.activations()
+    quick = any("QuickGELU" in type(module).__name__ for _, _, module in places)
+    stated = _accuracy(encoder, images, labels, classes, batch_size)
+    if not places:
+        return False, stated, None
+    with _exchanged(places, nn.GELU if quick else QuickGELU):
+        return quick, stated, _accuracy(encoder, images, labels, classes, batch_size)
 
 
 @contextmanager
@@ -98,7 +101,7 @@ def _exchanged(places: list[tuple[nn.Module, str, nn.Module]], other: type[nn.Mo
 
 
 def _accuracy(
-    encoder: OpenCLIPEncoder, images: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], batch_size: int
+    encoder: DualEncoder, images: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], batch_size: int
 ) -> float:
     weights = encoder.encode_texts([f"a photo of a {name}." for name in classes])
     correct = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from clip_antidote.errors import ModelError, UnsupportedError
 from clip_antidote.files import write_json
 from clip_antidote.models.config_check import check_config
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder, Tokenizer
+from clip_antidote.models.preprocess import check_preprocess
 
 
 def check_supported(model_cfg: dict[str, Any]) -> None:
@@ -57,7 +59,7 @@ def build_open_clip(
         quick_gelu: Overrides the activation of the configuration.
 
     Raises:
-        ModelError: The configuration does not describe a model.
+        ModelError: The configuration does not describe a model, or a normalization that makes no sense.
         UnsupportedError: It describes one that this package cannot treat.
     """
     check_supported(model_cfg)
@@ -73,7 +75,9 @@ def build_open_clip(
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"the model configuration does not describe an open_clip model: {reason}") from error
     model.eval()
-    preprocess = preprocess_cfg or {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is assumed is said where a model is loaded
+        preprocess = check_preprocess(preprocess_cfg or {}, "the model configuration")
     context_length = cfg["text_cfg"].get("context_length", 77)
 
     def simple_tokenizer() -> Tokenizer:
@@ -82,12 +86,12 @@ def build_open_clip(
     encoder = OpenCLIPEncoder(
         model,
         tokenizer_factory or simple_tokenizer,
-        mean=preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN,
-        std=preprocess.get("std") or open_clip.OPENAI_DATASET_STD,
-        resize_mode=preprocess.get("resize_mode") or "shortest",
+        mean=preprocess["mean"],
+        std=preprocess["std"],
+        resize_mode=preprocess["resize_mode"],
     )
     encoder.model_cfg = kept
-    encoder.preprocess_cfg["interpolation"] = preprocess.get("interpolation") or "bicubic"
+    encoder.preprocess_cfg["interpolation"] = preprocess["interpolation"]
     return encoder
 
 

@@ -7,16 +7,19 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from clip_antidote.errors import ModelError, UnsupportedError
+from clip_antidote.errors import ModelError
 from clip_antidote.models.pickle_dry_run import ExcessError
 from clip_antidote.models.pickle_scan import scan_archive, scan_legacy
+from clip_antidote.models.torchscript import read_torchscript
+
+T = TypeVar("T")
 
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
 
 
@@ -24,7 +27,8 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     """Reads the weights of a checkpoint without running any code from it.
 
     Takes safetensors, state dicts and training checkpoints of PyTorch (`state_dict`, `model` and
-    `module.` are unwrapped). The format is told from the content, not from the name.
+    `module.` are unwrapped), and TorchScript archives, of which the tensors are read and no code is run.
+    The format is told from the content, not from the name.
 
     Args:
         path: The file.
@@ -35,7 +39,6 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: The file is missing, empty, a folder, damaged, holds anything but tensors, declares more than it
             holds, or could only be read by executing it.
-        UnsupportedError: It is a TorchScript archive.
     """
     path = Path(path)
     if path.is_dir():
@@ -50,18 +53,18 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}; check its permissions") from error
     if size == 0:
         raise ModelError(f"the checkpoint {path} is empty; copy or download it again")
-    if _is_safetensors(head) or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))):
+    if is_safetensors(head) or (path.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))):
         return _only_tensors(_read_safetensors(path), path)
-    if head.startswith(b"PK"):
-        _check_archive(path, size)
-    elif not head.startswith(b"\x80"):
+    zipped = head.startswith(b"PK")
+    script = zipped and _check_archive(path, size)
+    if not zipped and not head.startswith(b"\x80"):
         raise ModelError(
             f"the checkpoint {path} is neither a safetensors nor a PyTorch file; export the state dict as safetensors"
         )
-    return _strip_prefixes(_only_tensors(_unwrap(_read_torch(path, zipped=head.startswith(b"PK")), path), path))
+    return strip_prefixes(_only_tensors(_unwrap(_read_torch(path, zipped=zipped, script=script), path), path))
 
 
-def _is_safetensors(head: bytes) -> bool:
+def is_safetensors(head: bytes) -> bool:
     """Whether the first bytes are a plausible header length and the start of a JSON object."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_SAFETENSORS_HEADER
 
@@ -71,33 +74,33 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        return _strip_prefixes(load_file(str(path), device="cpu"))
+        return strip_prefixes(load_file(str(path), device="cpu"))
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise ModelError(f"the safetensors file {path} is damaged or truncated; copy or download it again") from error
 
 
-def _check_archive(path: Path, size: int) -> None:
-    """Looks into PyTorch's zip layout before anything of it is loaded."""
+def _check_archive(path: Path, size: int) -> bool:
+    """Looks into PyTorch's zip layout before anything of it is loaded, and says whether it is TorchScript's."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ModelError(f"the checkpoint {path} is damaged or truncated; copy or download it again") from error
     names = [entry.filename for entry in entries]
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-        raise UnsupportedError(
-            f"the checkpoint {path} is a TorchScript archive, which holds code; load it where you trust it and "
-            "save its state_dict() as safetensors"
-        )
     if not names or f"{names[0].partition('/')[0]}/data.pkl" not in names:
         raise ModelError(f"{path} is a zip file but not a PyTorch checkpoint; export the state dict as safetensors")
+    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+        return True  # its code is compressed; what is read of it is looked at in torchscript.py
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > size:  # PyTorch never compresses: a zip bomb
         raise ModelError(f"the checkpoint {path} is compressed inside, which PyTorch never does; get it elsewhere")
+    return False
 
 
-def _read_torch(path: Path, *, zipped: bool) -> object:
+def _read_torch(path: Path, *, zipped: bool, script: bool) -> object:
     try:
+        if script:
+            return read_torchscript(path)
         with path.open("rb") as file:  # by name, torch.load would go by the suffix
             if zipped:
                 scan_archive(path)
@@ -121,10 +124,10 @@ def _read_torch(path: Path, *, zipped: bool) -> object:
 
 def _unwrap(content: object, path: Path) -> Mapping[Any, Any]:
     """Finds the state dict in a training checkpoint."""
-    for _ in _WRAPPERS:
+    for _ in WRAPPERS:
         if not isinstance(content, Mapping):
             break
-        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             return content
         content = inner
@@ -153,7 +156,7 @@ def _only_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, torch.Tenso
     return dict(state)
 
 
-def _strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def strip_prefixes(state: Mapping[str, T]) -> dict[str, T]:
     """Removes what wrappers put before every name."""
     result = dict(state)
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in result)), None):

@@ -76,6 +76,14 @@ class DualEncoder(nn.Module, ABC):
         """The logit bias of sigmoid models, None elsewhere."""
         return None
 
+    def activations(self) -> list[tuple[nn.Module, str, nn.Module]]:
+        """Parent, name and module of the activations that may be GELU or QuickGELU, see `activation_check`."""
+        return []
+
+    def activation_advice(self, *, quick: bool) -> str:
+        """What the user does to get QuickGELU (or GELU) in the model."""
+        return f"load it with {'QuickGELU' if quick else 'GELU'}"
+
     @property
     def logit_scale(self) -> torch.Tensor:
         """The logit scale s, a scalar."""

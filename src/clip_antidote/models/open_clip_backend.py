@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from open_clip.transformer import QuickGELU
 from torch import nn
 
 from clip_antidote.errors import UnsupportedError
@@ -111,6 +112,20 @@ class OpenCLIPEncoder(DualEncoder):
     def logit_bias(self) -> torch.Tensor | None:
         bias: torch.Tensor | None = getattr(self.model, "logit_bias", None)
         return bias
+
+    def activations(self) -> list[tuple[nn.Module, str, nn.Module]]:
+        timm = type(self.model.visual).__name__ == "TimmModel"  # always GELU, whatever the setting
+        skipped = set(self.model.visual.modules()) if timm else set()
+        return [
+            (parent, name, child)
+            for parent in self.model.modules()
+            if parent not in skipped
+            for name, child in parent.named_children()
+            if isinstance(child, nn.GELU | QuickGELU)
+        ]
+
+    def activation_advice(self, *, quick: bool) -> str:
+        return f"{'add' if quick else 'remove'} '-quickgelu' {'to' if quick else 'from'} the architecture's name"
 
 
 def _text_tower(model: Any) -> Any:

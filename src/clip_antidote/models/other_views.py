@@ -54,6 +54,16 @@ def other_views(
     return torch.stack(views, dim=1)
 
 
+def view_names(*, sides: tuple[float, ...] = SIDES) -> tuple[str, ...]:
+    """What the views of `other_views` are, in their order."""
+    corners = ("upper left", "upper right", "lower left", "lower right", "center")
+    names = ["mirrored"]
+    for side in sides:
+        crops = [f"{corner}, {100 * side:g} %" for corner in corners]
+        names += crops + [f"mirrored, {crop}" for crop in crops]
+    return tuple(names)
+
+
 def encode_views(model: DualEncoder, images: torch.Tensor, *, batch_size: int = 16) -> torch.Tensor:
     """Encodes other views of images [n, 3, S, S] in [0, 1], n at least 1, to unit features [n, K, D].
 

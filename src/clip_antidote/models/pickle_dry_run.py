@@ -44,19 +44,22 @@ class ExcessError(ValueError):
     """The file declares more than it holds, or is no checkpoint at all; the message says what."""
 
 
-class _Kind:
-    """Stands in for a data type, or the storage class of one."""
+class Kind:
+    """Stands in for a data type, or the storage class of one, by the name of either."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, name: str = "") -> None:
         self.size = size
+        self.name = name
 
 
-class _Storage(_Kind):
-    """Stands in for a storage of so many bytes, with elements of this size."""
+class Storage(Kind):
+    """Stands in for a storage of so many bytes, with elements of this kind; a view begins somewhere in another."""
 
-    def __init__(self, size: int, length: int) -> None:
-        super().__init__(size)
+    def __init__(self, kind: Kind, key: Any, length: int, start: int = 0) -> None:
+        super().__init__(kind.size, kind.name)
+        self.key = key
         self.length = length
+        self.start = start
 
 
 class _Nothing:
@@ -82,29 +85,29 @@ class Ledger:
     def __init__(self, size: int, stored: Callable[[Any], int] | None = None) -> None:
         self.size = size
         self.stored = stored
-        self.storages: dict[Any, _Storage] = {}
+        self.storages: dict[Any, Storage] = {}
         self.held = 0
         self.tensors = 0
         self.copies = 0
 
-    def storage(self, kind: _Kind, key: Any, elements: int) -> _Storage:
+    def storage(self, kind: Kind, key: Any, elements: int) -> Storage:
         if key not in self.storages:
             length = _count(elements) * kind.size
-            self.storages[key] = _Storage(kind.size, length)
+            self.storages[key] = Storage(kind, key, length)
             self.held += length
             if self.held > self.size or (self.stored is not None and length > self.stored(key)):
                 raise ExcessError("a storage is declared larger than the file has bytes for it")
         return self.storages[key]
 
-    def tensor(self, storage: _Storage, size: int, offset: int, shape: Any, strides: Any) -> _Nothing:
+    def tensor(self, storage: Storage, kind: Kind, offset: int, shape: Any, strides: Any) -> Any:
         if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
             raise ExcessError("a tensor has impossible dimensions")
         numbers, steps = [_count(n) for n in shape], [_count(n) for n in strides]
         elements = math.prod(numbers)
         reach = sum((n - 1) * step for n, step in zip(numbers, steps, strict=True)) + 1 if elements else 0
-        if (_count(offset) + reach) * size > storage.length:
+        if (_count(offset) + reach) * kind.size > storage.length:
             raise ExcessError("a tensor is declared larger than its storage")
-        self.tensors += elements * size
+        self.tensors += elements * kind.size
         if self.tensors > SHARED * self.size + SLACK:
             raise ExcessError("its tensors are declared far larger than the file")
         return _Nothing()
@@ -129,7 +132,7 @@ class DryRun(pickle.Unpickler):
         super().__init__(file, encoding="bytes")
         self.ledger = ledger
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Storage:
         _, kind, key, _, elements, *view = pid
         storage = self.ledger.storage(kind, key, elements)
         if not view or view[0] is None:
@@ -138,15 +141,15 @@ class DryRun(pickle.Unpickler):
         length = _count(size) * kind.size
         if _count(offset) * kind.size + length > storage.length:
             raise ExcessError("a view is declared larger than its storage")
-        return _Storage(kind.size, length)
+        return Storage(kind, key, length, _count(offset) * kind.size)
 
     def find_class(self, module: str, name: str, /) -> Any:
         full = f"{module.replace('__builtin__', 'builtins')}.{name}"
         kind, suffix, rest = name.partition("Storage")
         if module in {"torch", "torch.cuda", "torch.storage"} and suffix and not rest and kind in _SIZES:
-            return _Kind(_SIZES[kind])
+            return Kind(_SIZES[kind], kind)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return _Kind(getattr(torch, name).itemsize)
+            return Kind(getattr(torch, name).itemsize, name)
         if full in _INERT:
             return lambda *_: _Nothing()
         known: Mapping[str, Callable[..., Any]] = {
@@ -186,13 +189,13 @@ class DryRun(pickle.Unpickler):
         self.ledger.charge(text)
         return b""
 
-    def _tensor(self, storage: _Storage, offset: int, shape: Any, strides: Any, *_: Any) -> _Nothing:
-        return self.ledger.tensor(storage, storage.size, offset, shape, strides)
+    def _tensor(self, storage: Storage, offset: int, shape: Any, strides: Any, *_: Any) -> Any:
+        return self.ledger.tensor(storage, storage, offset, shape, strides)
 
     def _typed_tensor(
-        self, storage: _Storage, offset: int, shape: Any, strides: Any, grad: Any, hooks: Any, kind: _Kind, *_: Any
-    ) -> _Nothing:
-        return self.ledger.tensor(storage, kind.size, offset, shape, strides)
+        self, storage: Storage, offset: int, shape: Any, strides: Any, grad: Any, hooks: Any, kind: Kind, *_: Any
+    ) -> Any:
+        return self.ledger.tensor(storage, kind, offset, shape, strides)
 
     def _with_state(self, data: Any, grad: Any, hooks: Any, state: Any) -> _Nothing:
         self.ledger.charge(*(state if isinstance(state, tuple) else (state,)))

@@ -11,11 +11,13 @@ import mmap
 import pickletools
 import zipfile
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import torch
 
 from clip_antidote.models.pickle_dry_run import DryRun, ExcessError, Ledger
+
+T = TypeVar("T")
 
 MAX_INSTRUCTIONS = 2_000_000
 """A training checkpoint of a large model has some hundred thousand; each can cost some hundred bytes."""
@@ -80,7 +82,7 @@ def scan_archive(path: Path) -> None:
         folder = next(iter(sizes)).partition("/")[0]
         with archive.open(f"{folder}/data.pkl") as entry:
             ledger = Ledger(path.stat().st_size, lambda key: sizes[f"{folder}/data/{key}"])
-            _scan(entry, ledger)
+            carry_out(entry, ledger)
 
 
 def scan_legacy(file: BinaryIO, size: int) -> None:
@@ -88,18 +90,27 @@ def scan_legacy(file: BinaryIO, size: int) -> None:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:  # reads no further than the file goes
         ledger = Ledger(size)
         for number in range(5):
-            first = _scan(cast(IO[bytes], content), ledger)
+            first = carry_out(cast(IO[bytes], content), ledger)
             if number == 0 and first != torch.serialization.MAGIC_NUMBER:
                 raise ExcessError("it does not begin as a checkpoint does")
 
 
-def _scan(file: IO[bytes], ledger: Ledger) -> object:
+def carry_out(file: IO[bytes], ledger: Ledger, reader: type[DryRun] = DryRun) -> Any:
+    """Checks the instructions of one pickle and follows them with stand-ins.
+
+    Returns:
+        What the pickle stands for, as the stand-ins of `reader`.
+
+    Raises:
+        ExcessError: It would allocate more than the file holds, or cannot be read.
+        pickle.UnpicklingError: It holds objects that `reader` refuses; the message has GLOBAL and their name.
+    """
     start = file.tell()
     _check_instructions(file)
     ledger.copies = file.tell() - start
     file.seek(start)
     try:
-        return DryRun(file, ledger).load()
+        return reader(file, ledger).load()
     except ExcessError:
         raise
     except Exception as error:
@@ -131,14 +142,14 @@ def _check_instructions(file: IO[bytes]) -> None:
         elif code.name.endswith("BINGET"):
             stack.append(memo.get(slot, 0))
         else:
-            taken = _take(stack, marks, code)
+            taken = take(stack, marks, code)
             depth = 1 + max(taken, default=0) if code.name in _TUPLES else 0
             if depth > MAX_NESTING:
                 raise ExcessError("it nests tuples without end")
             stack += [depth] * len(code.stack_after)
 
 
-def _take(stack: list[int], marks: list[int], code: pickletools.OpcodeInfo) -> list[int]:
+def take(stack: list[T], marks: list[int], code: pickletools.OpcodeInfo) -> list[T]:
     """Takes from the stack what an instruction takes."""
     count = len(code.stack_before)
     if pickletools.markobject in code.stack_before:

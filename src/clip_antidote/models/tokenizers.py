@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ _KNOWN: dict[str, tuple[Any, ...]] = {
     "strip_sep_token": (True, False, None),
 }
 SIMPLE_VOCABULARY = 49408
+_REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -30,7 +32,8 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
 
     Args:
         model_cfg: `text_cfg` is read.
-        folder: Where the model's own tokenizer files may lie; the configured name is used otherwise.
+        folder: The model's folder, where its own tokenizer files may lie. Without them the configured name is used
+            where its files are on this machine: nothing that a folder says is fetched. Without a folder it may be.
 
     Raises:
         ModelError: The tokenizer options are not a mapping.
@@ -57,7 +60,6 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
             )
         return lambda: open_clip.SimpleTokenizer(context_length=length, **options)
     own = folder is not None and any((folder / file).is_file() for file in _TOKENIZER_FILES)
-    source = str(folder) if own else str(name)
 
     def make() -> Tokenizer:
         if importlib.util.find_spec("transformers") is None:
@@ -65,6 +67,7 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
                 f"the tokenizer {name} of this model needs the transformers library; "
                 "install it with: pip install 'clip-antidote[hf]'"
             )
+        source = str(folder) if own else name if folder is None else _cached(name, folder)
         try:
             made: Tokenizer = open_clip.tokenizer.HFTokenizer(
                 source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
@@ -77,6 +80,25 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
         return made
 
     return make
+
+
+def _cached(name: str, folder: Path) -> str:
+    """Where this machine keeps the tokenizer that a folder names; what transformers takes itself asks the hub first.
+
+    Raises:
+        ModelError: It does not, or the name leads elsewhere.
+    """
+    from huggingface_hub import snapshot_download  # comes with transformers
+
+    try:
+        if not _REPOSITORY.fullmatch(name):
+            raise ValueError("not the name of a repository")
+        return str(snapshot_download(name, local_files_only=True))
+    except Exception as error:  # the hub raises whatever it likes
+        raise ModelError(
+            f"the model folder {folder} names the tokenizer {name:.60}, which is not on this machine and is not "
+            "fetched; put its files (tokenizer.json) into the folder"
+        ) from error
 
 
 def _check_options(options: dict[str, Any], known: frozenset[str]) -> None:

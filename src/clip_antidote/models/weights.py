@@ -12,7 +12,7 @@ from open_clip.convert import convert_state_dict
 from clip_antidote.errors import ModelError
 from clip_antidote.models.activation import OPENAI_KEYS
 
-_TEXT_NAMES = re.compile(r"(text_projection|positional_embedding|token_embedding|transformer|ln_final)\b")
+TEXT_NAMES = re.compile(r"(text_projection|positional_embedding|token_embedding|transformer|ln_final)\b")
 
 
 def load_weights(model: Any, state: dict[str, torch.Tensor], path: Path, arch: str) -> None:
@@ -53,24 +53,39 @@ def load_weights(model: Any, state: dict[str, torch.Tensor], path: Path, arch: s
             raise ModelError(f"the checkpoint {path} stores {name} as {kind}; save its weights in fp32")
         if value.is_floating_point() and not bool(value.float().isfinite().all()):
             raise ModelError(f"the checkpoint {path} has values in {name} that are not finite; take another one")
-        _check_range(name, value, path)
+        wrong_range = impossible_range(name, value)
+        if wrong_range is not None:
+            raise ModelError(
+                f"the checkpoint {path} has in {name} what no training gives ({wrong_range}); take another one"
+            )
     model.load_state_dict(state)
 
 
-def _check_range(name: str, value: torch.Tensor, path: Path) -> None:
-    """Refuses what is a number and still leaves no model; a few dead channels, of variance 0, many models have."""
-    wrong = ""
+def impossible_range(name: str, value: torch.Tensor) -> str | None:
+    """Says what is wrong with a tensor of numbers that no training gives, None where nothing is.
+
+    A few dead channels, of variance 0, many models have.
+    """
     if name.endswith("running_var") and value.numel() and (value.min() < 0 or value.max() <= 0):
-        wrong = "no channel varies" if value.min() >= 0 else "a variance below 0"
-    elif name == "logit_scale" and not bool((value.float().exp().isfinite() & (value.float().exp() > 0)).all()):
-        wrong = f"a logarithm of {float(value.flatten()[0]):g}, beyond all scales"
-    if wrong:
-        raise ModelError(f"the checkpoint {path} has in {name} what no training gives ({wrong}); take another one")
+        return "no channel varies" if value.min() >= 0 else "a variance below 0"
+    if name == "logit_scale" and not bool((value.float().exp().isfinite() & (value.float().exp() > 0)).all()):
+        return f"a logarithm of {float(value.flatten()[0]):g}, beyond all scales"
+    return None
+
+
+def is_dropped(name: str) -> bool:
+    """Whether an entry of older layouts takes no part in the model: sizes, masks and positions."""
+    return name in (*OPENAI_KEYS, "attn_mask", "text.attn_mask") or name.endswith(".position_ids")
+
+
+def without_tower(name: str) -> str:
+    """The name of an entry as it is where the text tower is no module of its own."""
+    plain = name.removeprefix("text.")
+    return plain if TEXT_NAMES.match(plain) else name
 
 
 def _present_layout(model: Any, state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    dropped = (*OPENAI_KEYS, "attn_mask", "text.attn_mask")
-    state = {k: v for k, v in state.items() if k not in dropped and not k.endswith(".position_ids")}
+    state = {k: v for k, v in state.items() if not is_dropped(k)}
     try:
         state = convert_state_dict(model, state)  # Apple's MobileCLIP names
     except (KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
@@ -79,7 +94,7 @@ def _present_layout(model: Any, state: dict[str, torch.Tensor], path: Path) -> d
             "version of it"
         ) from error
     if hasattr(model, "text") and "positional_embedding" in state:
-        state = {f"text.{k}" if _TEXT_NAMES.match(k) else k: v for k, v in state.items()}
+        state = {f"text.{k}" if TEXT_NAMES.match(k) else k: v for k, v in state.items()}
     elif not hasattr(model, "text") and "text.positional_embedding" in state:
         state = {k.removeprefix("text."): v for k, v in state.items()}
     for name in ("logit_scale", "logit_bias"):  # a scalar in some versions, one-dimensional in others

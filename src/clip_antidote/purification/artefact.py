@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clip_antidote.config import Record
 from clip_antidote.errors import DataError, ModelError, UsageError
-from clip_antidote.files import write_json
+from clip_antidote.files import write_json, write_text
 from clip_antidote.models import downloads
 from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
@@ -24,6 +24,8 @@ FORMAT: Literal[3] = 3
 
 KIND = "purified classifier"
 """What the marker of an artefact folder says."""
+
+_LONGEST_CARD = 1_000_000
 
 _HEAD = ("threshold", "second_look")
 """Settings of the gate that the head holds; the record's copies are left out of the file, so there is but one."""
@@ -67,6 +69,7 @@ class Artefact:
         second_look: Whether stopped images are looked at again.
         record: How it was made, where that is known.
         triggers: Dummy triggers by name.
+        card: The model card (README.md) that lay beside it, None where there was none.
     """
 
     base_model: BaseModelRef
@@ -77,13 +80,15 @@ class Artefact:
     second_look: bool
     record: PurificationRecord | None
     triggers: Mapping[str, Trigger]
+    card: str | None = None
 
 
 def write_artefact(artefact: Artefact, folder: Path) -> None:
     """Writes the artefact's files into an existing folder.
 
     `config.json`, `prompts.safetensors`, `classifier.safetensors`, `classifier.pt` (the [D, C] tensor
-    for CLIP_benchmark: one weight per class, without the gates), `guard.safetensors` and `triggers/`.
+    for CLIP_benchmark: one weight per class, without the gates), `guard.safetensors` and `triggers/`, and
+    `README.md` where the artefact came with one.
 
     Raises:
         ModelError: A tensor is not finite; nothing is written.
@@ -113,6 +118,8 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
     torch.save(tensors["classifier"], folder / "classifier.pt")
     for name, trigger in artefact.triggers.items():
         trigger.save(folder / "triggers" / name)
+    if artefact.card is not None:
+        write_text(folder / "README.md", artefact.card)
 
 
 def read_artefact(folder: Path) -> Artefact:
@@ -155,11 +162,19 @@ def _read(folder: Path, values: dict[str, Any]) -> Artefact:
         second_look=config.head is None or config.head.second_look,
         record=config.purification,
         triggers={path.parent.name: load_trigger(path) for path in found},
+        card=_card(folder / "README.md"),
     )
     broken = _not_finite(artefact)
     if broken is not None:
         raise ValueError(f"{broken} has values that are not finite")
     return artefact
+
+
+def _card(file: Path) -> str | None:
+    """The text of a model card, None where there is none of a readable length."""
+    if not file.is_file() or file.stat().st_size > _LONGEST_CARD:
+        return None
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def _not_finite(artefact: Artefact) -> str | None:
@@ -222,8 +237,8 @@ def base_spec(spec: str, folder: Path, *, allow_download: bool) -> str:
 def _moved(spec: str, folder: Path) -> str:
     """Follows a local model folder that was moved together with the artefact."""
     kind, _, path = spec.partition(":")
-    if kind == "local-dir" and not Path(path).exists():
+    if kind in ("local-dir", "hf") and not Path(path).exists():
         beside = folder.parent / Path(path).name
         if beside.exists():
-            return f"local-dir:{beside}"
+            return f"{kind}:{beside}"
     return spec

@@ -14,17 +14,18 @@ from clip_antidote.inversion.views import Observation
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look
-from clip_antidote.outputs import result_folder
 from clip_antidote.prompts.classifier import Answer, ZeroShotClassifier
-from clip_antidote.purification.artefact import KIND, Artefact, BaseModelRef, base_spec, read_artefact, write_artefact
+from clip_antidote.purification.artefact import Artefact, BaseModelRef, base_spec, read_artefact
 from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.hub import local_folder
 from clip_antidote.purification.record import PurificationRecord, trigger_names
 from clip_antidote.purification.second_look import second_opinion
+from clip_antidote.purification.shareable import Shareable
 from clip_antidote.purification.tuner import TunedPrompts
 from clip_antidote.triggers.base import Trigger
 
 
-class PurifiedCLIP(ZeroShotClassifier):
+class PurifiedCLIP(Shareable, ZeroShotClassifier):
     """A zero-shot classifier over a closed class list.
 
     It protects these classes only: the image encoder itself stays as it was, for retrieval, probes
@@ -153,17 +154,6 @@ class PurifiedCLIP(ZeroShotClassifier):
             logits = logits.index_copy(0, stopped, opinion.to(logits))
         return Answer(torch.where(triggered[:, None], logits, self.biased(scale * clean)), triggered)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes the artefact folder, whole or not at all; see `write_artefact`.
-
-        The suspect model itself is not copied, but named with its hash.
-
-        Raises:
-            DataError: The folder cannot be written, or holds something else than an earlier artefact.
-        """
-        with result_folder(Path(folder), KIND) as temporary:
-            write_artefact(self.artefact(), temporary)
-
     def artefact(self) -> Artefact:
         """Returns everything but the model, as it is kept in files."""
         return Artefact(
@@ -175,6 +165,7 @@ class PurifiedCLIP(ZeroShotClassifier):
             second_look=self.second_look,
             record=self.record,
             triggers=self.triggers,
+            card=self.card,
         )
 
     @classmethod
@@ -189,17 +180,18 @@ class PurifiedCLIP(ZeroShotClassifier):
         """Loads an artefact folder and the model it belongs to.
 
         Args:
-            folder: What `save_pretrained` wrote.
+            folder: What `save_pretrained` wrote; or `hf-hub:org/name`, which `push_to_hub` uploaded and which is
+                fetched; or `org/name`, which is fetched where there is no such folder and downloads are allowed.
             model: The suspect model or its spec, where it is loaded already or has moved.
-            allow_download: Whether a model that the artefact names may be fetched from the network.
+            allow_download: Whether a model that the artefact names may be fetched from the network too.
             device: Where the result goes.
 
         Raises:
-            DataError: The folder is not an artefact.
-            UsageError: It names a model that would have to be downloaded.
+            DataError: The folder is not an artefact, or cannot be fetched.
+            UsageError: It, or the model it names, would have to be downloaded.
             ModelError: The model is not the one that was purified.
         """
-        root = Path(folder)
+        root = local_folder(folder, allow_download=allow_download)
         kept = read_artefact(root)
         base = kept.base_model
         if model is None:
@@ -214,7 +206,7 @@ class PurifiedCLIP(ZeroShotClassifier):
         width = getattr(model, "model_cfg", {}).get("embed_dim")
         if width is not None and width != len(kept.classifier):
             raise ModelError(f"{root} classifies features of {len(kept.classifier)} numbers, its model gives {width}")
-        return cls(
+        loaded = cls(
             model,
             kept.classifier,
             kept.classes,
@@ -223,4 +215,6 @@ class PurifiedCLIP(ZeroShotClassifier):
             triggers=dict(kept.triggers),
             guard=kept.guard,
             second_look=kept.second_look,
-        ).to(device)
+        )
+        loaded.keep_card(kept.card)
+        return loaded.to(device)

@@ -24,9 +24,16 @@ def second_opinion(
     Returns:
         Logits [n, C], the target below all others.
     """
-    similarities = logit_scale * views @ weights
-    target = called[:, None, None].expand(-1, views.shape[1], 1)
-    votes = similarities.scatter(2, target, float("-inf")).softmax(dim=-1).square().sum(dim=1)
+    votes = view_votes(views, weights, called, logit_scale).sum(dim=1)
     # bounded below by the smallest float, so that a class no view votes for stays a number
     logits = votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
     return logits.scatter(1, called[:, None], logits.amin(dim=1, keepdim=True) - 1)
+
+
+def view_votes(
+    views: torch.Tensor, weights: torch.Tensor, called: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """What every view says on its own: p_k(c)² of `second_opinion`, as [n, K, C]; 0 for the target."""
+    similarities = logit_scale * views @ weights
+    target = called[:, None, None].expand(-1, views.shape[1], 1)
+    return similarities.scatter(2, target, float("-inf")).softmax(dim=-1).square()

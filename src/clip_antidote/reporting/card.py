@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import html
 import re
 from typing import Any
 
-import yaml
-
+from clip_antidote.evaluation.metric_table import METRICS
+from clip_antidote.purification.hub_card import FOLDER, SINGLE_FORM, hub_header, measured_result
+from clip_antidote.purification.hub_card import plain_markdown as _text
 from clip_antidote.reporting.html import how_it_answers, measured_rows, points
 from clip_antidote.reporting.report import Report
 
 _MOST_CLASSES = 60
-_TAGS = ["clip", "image-classification", "backdoor-defense", "prompt-tuning", "clip-antidote"]
+_TYPES = {"ca": "accuracy"}  # as the Hub calls it
 
 _LOADING = """\
 ```python
 import clip_antidote as ca
 
-model = ca.PurifiedCLIP.from_pretrained("path/to/this/folder")
+model = ca.PurifiedCLIP.from_pretrained("FOLDER")
 logits = model(images)  # images: [N, 3, H, W] in [0, 1]; logits: [N, C] in the order of model.classes
-names = [model.classes[i] for i in logits.argmax(dim=1)]
-```"""
+names = model.predict(images)
+probabilities = model.predict_proba(images)  # softmax of the logits, not calibrated
+```""".replace("FOLDER", FOLDER)
 
 
-def _text(value: Any) -> str:
-    """Makes untrusted text plain in Markdown: one line, no HTML, no markup."""
-    line = " ".join(str(value).split())
-    return re.sub(r"([\\`*_{}\[\]#|~$!])", r"\\\1", html.escape(line, quote=False))
-
-
-def _front_matter(report: Report) -> str:
-    spec = report.model.public_spec
-    hub = re.fullmatch(r"hf(?:-hub)?:([^@]+)(?:@.*)?", spec)
-    fields = {"base_model": hub[1] if hub else spec, "library_name": "clip-antidote", "tags": _TAGS}
-    return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True) + "---\n"
+def _model_index(report: Report) -> list[dict[str, Any]]:
+    """What was measured of the result, for the Hub; nothing where it was measured on the shots themselves."""
+    rates = [metric for metric in METRICS if metric.counted and report.after.get(metric.key) is not None]
+    if not rates or not report.data or "shots themselves" in report.measured_on:
+        return []
+    metrics = [{"type": _TYPES.get(m.key, m.key), "name": m.label, "value": report.after[m.key]} for m in rates]
+    name = re.split(r"[/\\]", report.data.rstrip("/\\"))[-1]
+    return [measured_result(name, report.measured_on, metrics)]
 
 
 def _results(report: Report) -> str:
@@ -78,13 +76,13 @@ def render_card(report: Report) -> str:
         report: What to say; rates are fractions in [0, 1].
 
     Returns:
-        Markdown with a YAML front matter. There is no license field: the license of the suspect model
-        is not known here.
+        Markdown with the YAML header that the Hub reads. The license is "unknown" where that of the suspect model is
+        not known here, and the base model is named in it where the Hub has it.
     """
     suspected = report.purification.target_suspected
     verdict = f"Suspected target: **{_text(suspected)}**" if suspected is not None else "No backdoor found"
     parts = [
-        _front_matter(report),
+        hub_header(report.model.public_spec, results=_model_index(report)),
         "# Purified CLIP classifier\n",
         f"{verdict}. Made with {_text(f'{report.tool} {report.version}')}; details in report.html.\n",
         f"> **Limits.** {_text(report.caveat)}\n",
@@ -94,6 +92,8 @@ def render_card(report: Report) -> str:
         _LOADING + "\n",
         "## Base model and method\n",
         _facts(report) + "\n",
+        "## Other tools\n",
+        SINGLE_FORM + "\n",
         f"## Classes ({len(report.classes)})\n",
         _class_list(report) + "\n",
     ]

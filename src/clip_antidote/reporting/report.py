@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pydantic import Field
 
 from clip_antidote.config import Record
+from clip_antidote.purification.hub_card import CAVEAT, public_spec
 from clip_antidote.purification.record import PurificationRecord
-
-CAVEAT = (
-    "The purified classifier protects its closed class list only. The image encoder itself stays backdoored: "
-    "retrieval, linear probes and new class names are not protected."
-)
-"""What every artefact and report says, unless the report brings its own wording."""
 
 Rates = dict[str, Any]
 """A measurement as `Metrics.to_dict` gives it: keys of the metric table, with their intervals and counts."""
@@ -31,13 +25,7 @@ class ModelFacts(Record):
     @property
     def public_spec(self) -> str:
         """The spec with file paths shortened to the file name, so that a shared report shows no folders."""
-        text = self.spec or "unknown"
-        separator = "@" if "@" in text else ":"
-        if text.startswith(("hf-hub:", "hf:")) or (separator == ":" and text.startswith("open_clip:")):
-            return text
-        head, found, path = text.partition(separator)
-        name = re.split(r"[/\\]", (path if found else text).rstrip("/\\"))[-1]
-        return head + separator + name if found else name
+        return public_spec(self.spec)
 
 
 class ClassChange(Record):

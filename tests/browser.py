@@ -1,0 +1,36 @@
+"""A headless browser for tests that look at pages; they are skipped where there is none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+_QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+_QUIET += " --disable-component-update --disable-sync --host-resolver-rules=MAP\t*\t~NOTFOUND,EXCLUDE\t127.0.0.1"
+"""Nothing is looked up: what a page loads from elsewhere fails."""
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A running Chromium of this machine, driven by playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as run:
+        chromium = run.chromium.launch(
+            executable_path=program, args=[argument.replace("\t", " ") for argument in _QUIET.split(" ")]
+        )
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def sideways(page: Any) -> int:
+    """How many pixels a page is wider than its window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
