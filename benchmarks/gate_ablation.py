@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    config, seed = CBPTConfig(seed=options.seed), options.seed
+    seed = options.seed
+    config = CBPTConfig.build({"seed": seed, "inversion": {"guarded": 0}})  # the target's gate alone
     test, shots = load_images(options.data, split="test"), load_images(options.data, shots=16, seed=seed)
     rows: list[dict[str, Any]] = []
     for folder in options.suspects:

@@ -100,7 +100,9 @@ class Bench:
 
     def encode(self, dummies: list[Dummy]) -> DummyFeatures:
         """Features of the views under every dummy."""
-        (features,) = encode_dummies(self.seen, SearchResult((self.target,), tuple(dummies)), self.config)
+        (features,) = encode_dummies(
+            self.seen, SearchResult((self.target,), (self.target,), tuple(dummies)), self.config
+        )
         return features
 
     def views(self, *dummies: DummyFeatures) -> TriggeredViews:

@@ -63,7 +63,7 @@ def main() -> None:
     shots = load_images(options.data, shots=16, seed=options.seed)
     features = encode_test_images(model, load_images(options.data, split="test"), trigger=suspect.trigger)
     features = replace(features, look_clean=None, look_triggered=None)  # a second look changes neither axis
-    config = CBPTConfig(seed=options.seed)
+    config = CBPTConfig.build({"seed": options.seed, "inversion": {"guarded": 0}})  # the target's gate alone
     seen = observe(model, shots, config)
     blind = search_targets(seen, config.inversion, config.seed)
     if blind.targets != (shots.classes.index(target),):
