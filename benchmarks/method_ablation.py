@@ -100,10 +100,8 @@ class Bench:
 
     def encode(self, dummies: list[Dummy]) -> DummyFeatures:
         """Features of the views under every dummy."""
-        (features,) = encode_dummies(
-            self.seen, SearchResult((self.target,), (self.target,), tuple(dummies)), self.config
-        )
-        return features
+        found = SearchResult((self.target,), (self.target,), tuple(dummies))
+        return encode_dummies(self.seen, found, self.config)[0]
 
     def views(self, *dummies: DummyFeatures) -> TriggeredViews:
         """All dummies' features and labels in one."""
