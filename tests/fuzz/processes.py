@@ -37,7 +37,7 @@ class Ended:
     Attributes:
         status: Its exit status, negative for the number of a signal.
         seconds: How long it ran.
-        memory: Its peak in bytes, with libraries; a forked process does not count pages of them that it never touched.
+        memory: Its peak in bytes, with libraries; a forked one without those pages of them it never touched.
         out: What it printed.
         err: What it printed on standard error.
         events: What it did that it must not do, a line each; see `watch`.
