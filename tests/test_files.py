@@ -81,6 +81,10 @@ def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path: Path) -> Non
     os.close(reader)
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
+    with (tmp_path / "kept").open("w+") as file:
+        write_below(Path(f"/dev/fd/{file.fileno()}"))
+        assert (tmp_path / "kept").read_text() == "text"
+        assert os.path.samestat(os.fstat(file.fileno()), (tmp_path / "kept").stat()), "still the same file"
     write_below(Path("/dev/null"))
     assert Path("/dev/null").is_char_device()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from clip_antidote.errors import DataError
+
+_OPEN_FILE = re.compile(r"/dev/std(out|err)|/(?:dev|proc/self)/fd/(\d+)")
+"""Names that stand for an open file of this process."""
 
 
 @contextmanager
@@ -79,25 +83,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         DataError: The place cannot be written to, or is a folder.
     """
-    # os.path says no where Path raises, as for names that are too long: those are told when they are written.
-    place = path.resolve() if os.path.islink(path) and os.path.exists(path) else path
-    if os.path.isdir(place):
+    if os.path.isdir(path):
         raise DataError(f"cannot write {path}: it is a folder; name a file")
-    if os.path.exists(place) and not os.path.isfile(place):
+    if is_device(path):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / "content"
             _write_through(Path(folder) / "content", path)
         return
+    place = path.resolve() if os.path.islink(path) and os.path.exists(path) else path
     with temporary_beside(place) as temporary:
         yield temporary
         os.replace(temporary, place)
 
 
+def is_device(path: Path) -> bool:
+    """Whether there is something under a name that is neither file nor folder, or that stands for an open file."""
+    # os.path says no where Path raises, as for names that are too long: those are told when they are written.
+    stands = _OPEN_FILE.fullmatch(os.path.abspath(path))
+    return os.path.exists(path) and not os.path.isdir(path) and bool(stands or not os.path.isfile(path))
+
+
 def _write_through(file: Path, path: Path) -> None:
     """Writes the content of a file to a device or a pipe."""
     try:
-        number = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))  # fails where nobody reads a pipe
-        os.set_blocking(number, True)
+        stands = _OPEN_FILE.fullmatch(os.path.abspath(path))
+        if stands:  # opened anew it would be written from its beginning
+            number = os.dup({"out": 1, "err": 2}.get(stands[1]) or int(stands[2]))
+        else:
+            number = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))  # fails where nobody reads a pipe
+            os.set_blocking(number, True)
         with file.open("rb") as content, open(number, "wb") as out:
             shutil.copyfileobj(content, out)
     except OSError as error:

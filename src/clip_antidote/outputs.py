@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from clip_antidote.errors import DataError
-from clip_antidote.files import remove_quietly, temporary_beside
+from clip_antidote.files import is_device, remove_quietly, temporary_beside
 from clip_antidote.locks import Claim, claimed
 
 MARKER = ".clip-antidote.json"
@@ -75,8 +75,8 @@ def sole_output(path: Path, kind: str | None = None) -> Iterator[None]:
         check_replaceable(place, kind)
     elif os.path.isdir(place):
         raise DataError(f"the output {path} is a folder; name a file")
-    if os.path.exists(place) and not os.path.isdir(place) and not os.path.isfile(place):
-        yield  # a device or a pipe, whose writers are no concern of ours
+    if is_device(path):
+        yield  # whoever else writes there is no concern of ours
         return
     with ExitStack() as held:
         try:

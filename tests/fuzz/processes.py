@@ -22,7 +22,7 @@ LONGEST = 60.0
 """Seconds a case may take."""
 
 MOST_MEMORY = 2 * 2**30
-"""Bytes a case may hold at its peak, all libraries included."""
+"""Bytes a case may hold at its peak, libraries included."""
 
 _ADDRESSES = 4 * 2**30  # bytes of address space beyond what is in use before: stops the worst before it hurts
 _LARGEST_FILE = 2**30
@@ -37,7 +37,7 @@ class Ended:
     Attributes:
         status: Its exit status, negative for the number of a signal.
         seconds: How long it ran.
-        memory: Its peak in bytes, with all libraries.
+        memory: Its peak in bytes, with libraries; a forked one without those pages of them it never touched.
         out: What it printed.
         err: What it printed on standard error.
         events: What it did that it must not do, a line each; see `watch`.

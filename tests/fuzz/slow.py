@@ -130,7 +130,8 @@ def try_case(seed: int, base: Base, place: Path) -> Verdict:
         folder.mkdir(parents=True)
     (case.work / "thesis.txt").write_text("years of work")
     (case.work / "notes" / "photo.jpg").write_bytes(b"a photograph")
-    arguments = KINDS[name](case)
+    # What no system could hand to a program, such as half a character, becomes bytes that it can.
+    arguments = [os.fsdecode(word.encode("utf-8", "surrogatepass")) for word in KINDS[name](case)]
     before = {f"{part}/{key}": what for part in ("in", "work") for key, what in contents(place / part).items()}
     ended = run_case(arguments, place, case.work, fresh=seed % FRESH == FRESH - 1)
     after = {f"{part}/{key}": what for part in ("in", "work") for key, what in contents(place / part).items()}
@@ -176,7 +177,11 @@ _base: Base | None = None
 def _work(task: tuple[int, str, bool]) -> Verdict:
     seed, cases, keep = task
     assert _base is not None
-    return run_seed(seed, _base, Path(cases), keep)
+    try:
+        return run_seed(seed, _base, Path(cases), keep)
+    except Exception as error:
+        fault = f"the case itself failed: {type(error).__name__}: {error}"
+        return Verdict(seed, sorted(KINDS)[seed % len(KINDS)], -1, 0.0, 0, {"others": fault})
 
 
 def _import_everything() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import resource
@@ -26,7 +27,7 @@ def misbehave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable
     (work / "thesis.txt").write_text("years of work")
     monkeypatch.setattr("clip_antidote.cli.app.main", command)
     held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    monkeypatch.setattr("slow.MOST_MEMORY", held + 2**28)
+    monkeypatch.setattr("slow.MOST_MEMORY", held + 2**26)
     before = {f"work/{name}": what for name, what in contents(work).items()}
     ended = run_case([], tmp_path / "case", work, limit=20)
     after = {f"work/{name}": what for name, what in contents(work).items()}
@@ -41,6 +42,11 @@ def fail(status: int, text: str = "") -> None:
 
 def write_outside() -> None:
     Path("../../outside").write_text("x")
+
+
+def take_memory() -> None:
+    pages = mmap.mmap(-1, 2**30)
+    pages[:: mmap.PAGESIZE] = b"x" * (2**30 // mmap.PAGESIZE)
 
 
 COMMANDS: dict[str, tuple[Callable[[], object], str]] = {
@@ -58,7 +64,7 @@ COMMANDS: dict[str, tuple[Callable[[], object], str]] = {
     "no sentence": (lambda: fail(2), "others"),
     "a signal": (lambda: os.kill(os.getpid(), 9), "others"),
     "litter": (lambda: Path(".out.1.tmp").touch(), "others"),
-    "memory": (lambda: len(b"x" * 2**29), "others"),
+    "memory": (take_memory, "others"),
 }
 
 
