@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from watch import record
 
 LONGEST = 60.0
@@ -107,6 +108,7 @@ def _become(arguments: list[str], home: Path, work: Path) -> NoReturn:
     """What a forked child does: limits, the case's own folders, the command, its status."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)  # threads of OpenMP do not live on in a fork: waiting for them would never end
     _limit(addresses=True)
     os.chdir(work)
     os.environ.update(_surroundings(home))
