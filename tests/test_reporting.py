@@ -309,6 +309,8 @@ def test_score_plot_colors_the_suspected_class_only() -> None:
     assert has_color(plot_scores(many, threshold=3.5, suspected="class 39"), orange)  # beyond the highest 15
     assert not has_color(plot_scores(many, threshold=3.5), orange)
     assert decoded(plot_scores(many)).shape == decoded(plot_scores(many[:15])).shape
+    for threshold in (-1e9, 1e9):
+        assert decoded(plot_scores(many, threshold=threshold)).shape == decoded(plot_scores(many)).shape
     assert decoded(plot_scores(many[:3])).shape[1] < decoded(plot_scores(many)).shape[1]
 
 

@@ -53,9 +53,9 @@ RULES: dict[str, Rule] = {
         _RUNS,
     ),
     "torchscript": Rule(
-        "warning",
-        "A TorchScript archive holds code beside its tensors.",
-        "Load it where it is trusted and save its state_dict() as safetensors.",
+        "note",
+        "A TorchScript archive holds code beside its tensors; here the tensors are read and no code is run.",
+        "Do not open it by torch.jit.load, which runs the code, unless it is trusted.",
         ("AML.T0011.000",),
     ),
     "code-beside": Rule(
