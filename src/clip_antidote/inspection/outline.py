@@ -18,23 +18,9 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 
 from clip_antidote.models.checkpoint import WRAPPERS
-from clip_antidote.models.pickle_dry_run import DryRun, ExcessError, Kind, Ledger, Storage
+from clip_antidote.models.pickle_dry_run import DTYPES, DryRun, ExcessError, Kind, Ledger, Storage
 from clip_antidote.models.pickle_scan import carry_out
 
-_DTYPES = {
-    "Byte": torch.uint8,
-    "Char": torch.int8,
-    "Bool": torch.bool,
-    "Short": torch.int16,
-    "Int": torch.int32,
-    "Long": torch.int64,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Float": torch.float32,
-    "Double": torch.float64,
-    "ComplexFloat": torch.complex64,
-    "ComplexDouble": torch.complex128,
-}
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 _MOST_TENSORS = 200_000
 
@@ -54,7 +40,7 @@ class _Inventory(Ledger):
 
     def tensor(self, storage: Storage, kind: Kind, offset: int, shape: Any, strides: Any) -> Place:
         super().tensor(storage, kind, offset, shape, strides)
-        found = _DTYPES.get(kind.name) or getattr(torch, str(kind.name), None)
+        found = DTYPES.get(kind.name) or getattr(torch, str(kind.name), None)
         dtype = found if isinstance(found, torch.dtype) else None
         start = storage.start + offset * kind.size
         return Place(dtype, storage.key, start, tuple(shape), tuple(strides))

@@ -15,13 +15,27 @@ MAX_DIMENSIONS = 64
 SHARED, SLACK = 8, 2**26
 """Tensors may be views of the same storage, tied weights say: in all this many times the file, and some bytes."""
 
+DTYPES = {
+    "Byte": torch.uint8,
+    "Char": torch.int8,
+    "Bool": torch.bool,
+    "Short": torch.int16,
+    "Int": torch.int32,
+    "Long": torch.int64,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Float": torch.float32,
+    "Double": torch.float64,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
+}
+"""Types of plain numbers, by the name of the storage class."""
+
 _SIZES = {
     "Untyped": 1,
-    **dict.fromkeys(("Byte", "Char", "Bool", "QInt8", "QUInt8", "QUInt4x2", "QUInt2x4"), 1),
-    **dict.fromkeys(("Short", "Half", "BFloat16"), 2),
-    **dict.fromkeys(("Int", "Float", "QInt32"), 4),
-    **dict.fromkeys(("Long", "Double", "ComplexFloat"), 8),
-    "ComplexDouble": 16,
+    **dict.fromkeys(("QInt8", "QUInt8", "QUInt4x2", "QUInt2x4"), 1),
+    "QInt32": 4,
+    **{name: kind.itemsize for name, kind in DTYPES.items()},
 }
 """Bytes of an element, by the name of the storage class; PyTorch warns where the classes themselves are asked."""
 

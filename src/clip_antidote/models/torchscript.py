@@ -17,25 +17,14 @@ from typing import Any
 
 import torch
 
-from clip_antidote.models.pickle_dry_run import SHARED, SLACK, DryRun, ExcessError, Ledger, Storage
+from clip_antidote.models.pickle_dry_run import DTYPES, SHARED, SLACK, DryRun, ExcessError, Ledger, Storage
 from clip_antidote.models.pickle_scan import carry_out
 
 _MOST_ATTRIBUTES, _DEEPEST = 200_000, 100
 _MASK = "attn_mask"
 """A constant of OpenAI's text transformer, which every model makes itself."""
 
-_TYPES = {
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Float": torch.float32,
-    "Double": torch.float64,
-    "Byte": torch.uint8,
-    "Char": torch.int8,
-    "Bool": torch.bool,
-    "Short": torch.int16,
-    "Int": torch.int32,
-    "Long": torch.int64,
-}
+_TYPES = {name: kind for name, kind in DTYPES.items() if not kind.is_complex}
 _LISTS = frozenset(f"torch.jit._pickle.build_{kind}list" for kind in ("int", "tensor", "double", "bool"))
 
 

@@ -103,7 +103,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Writes a PNG file as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
@@ -121,7 +122,7 @@ def _environment() -> Environment:
         brackets=brackets,
         points=points,
         duration=duration,
-        data_uri=_data_uri,
+        data_uri=data_uri,
     )
     return environment
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,6 +13,7 @@ from clip_antidote.evaluation.metric_table import percent
 from clip_antidote.jobs.explanation import Explanation
 from clip_antidote.plain import plain
 from clip_antidote.reporting.heat import heat_overlay
+from clip_antidote.reporting.html import data_uri
 from clip_antidote.reporting.images import to_png
 
 SHOWN = 5
@@ -68,7 +68,7 @@ def _signed(number: float) -> str:
 
 
 def _picture(image: torch.Tensor) -> str:
-    return "data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii")
+    return data_uri(to_png(image))
 
 
 @cache
