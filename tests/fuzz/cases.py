@@ -23,6 +23,7 @@ class Case:
         canary: A file that nothing but a payload makes.
         changing: Names in the current folder that the command may change or remove.
         replaced: Names that it may replace where it ends well.
+        finding: Whether it looks for something, and ends with status 1 where that is found.
     """
 
     draw: random.Random
@@ -32,6 +33,7 @@ class Case:
     canary: Path
     changing: set[str] = field(default_factory=set)
     replaced: set[str] = field(default_factory=set)
+    finding: bool = False
 
     @property
     def model(self) -> str:

@@ -24,6 +24,16 @@ def checkpoint(case: Case) -> list[str]:
     return evaluate(case, f"open_clip:ViT-S-32-alt@{file}" if case.draw.random() < 0.2 else f"local-dir:{folder}")
 
 
+def inspection(case: Case) -> list[str]:
+    """What checkpoints and configurations are made of, looked at and not loaded: what is found ends with status 1."""
+    case.finding = True
+    model = case.draw.choice([checkpoint, configuration])(case)[1]
+    if case.draw.random() < 0.3 and model.startswith("open_clip:"):
+        model = model.partition("@")[2]
+    options = case.draw.choice([[], ["--no-zero-shot"]])
+    return ["inspect", model, "--json", "out.json", "--sarif", "out.sarif", *options]
+
+
 def configuration(case: Case) -> list[str]:
     file = case.copy("model") / "open_clip_config.json"
     config = json.loads(file.read_text())
@@ -117,5 +127,14 @@ def search_state(case: Case) -> list[str]:
 
 KINDS: dict[str, Kind] = {
     kind.__name__: kind
-    for kind in (checkpoint, configuration, artefact, trigger, message_networks, training_state, search_state)
+    for kind in (
+        checkpoint,
+        inspection,
+        configuration,
+        artefact,
+        trigger,
+        message_networks,
+        training_state,
+        search_state,
+    )
 }
