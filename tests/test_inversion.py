@@ -206,6 +206,11 @@ def test_guarded_classes_lead_in_one_kind_of_evidence_or_another() -> None:
     assert search.choose_guarded([], 5) == ()
 
 
+def test_few_classes_are_guarded_where_there_are_few() -> None:
+    assert [search.most_guarded(classes, 5) for classes in (3, 4, 10, 29, 50, 1000)] == [0, 1, 1, 2, 5, 5]
+    assert search.most_guarded(1000, 0) == 0
+
+
 def test_the_screening_goes_on_where_it_stopped() -> None:
     bank = MaskBank([20.0, 5.0, 1.0], 8, generator=torch.Generator().manual_seed(0))
     part = bank.select(torch.tensor([2, 0]))

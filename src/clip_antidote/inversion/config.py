@@ -29,7 +29,7 @@ class InversionConfig(Config):
         further_threshold: What a second and a third target need; more, since poison disturbs other classes too.
         max_targets: Most classes that are reported as targets.
         guarded: How many classes get dummy triggers and a gate, reported or not: those reported, then the most
-            suspicious others. Of few classes at most a quarter, unless more are reported.
+            suspicious others. Of few classes at most a tenth, or one, unless more are reported.
         guard_steps: Steps beyond those of the screening for dummies of classes that are guarded but not reported.
     """
 

@@ -64,7 +64,7 @@ def search_targets(
     signals, banks = measure_signals(engine, seen, rows=rows, seed=seed)
     found, rest = choose_targets(signals, config)
     targets = tuple(entry.label for entry in found)
-    others = choose_guarded(rest, min(config.guarded, len(seen.weights) // FEWEST) - len(found))
+    others = choose_guarded(rest, most_guarded(len(seen.weights), config.guarded) - len(found))
     dummies = [dummy for target in targets for dummy in invert_bank(engine, target, rows=rows, seed=seed)]
     if others:
         dummies += refine(engine, banks, signals.shortlist, others, rows=rows)
@@ -136,6 +136,16 @@ def refine(
         engine.run(own, hypotheses, steps=engine.config.guard_steps, description=f"inverting triggers ({bank.name})")
         dummies += measure_bank(engine, own, hypotheses, rows=rows)
     return dummies
+
+
+def most_guarded(classes: int, limit: int) -> int:
+    """How many classes to guard at most: a tenth of them, so that it costs little where none is a target.
+
+    Args:
+        classes: Number of classes; where nothing can stand out, none is guarded, else at least one.
+        limit: No more than this.
+    """
+    return min(limit, max(1, classes // 10)) if classes >= FEWEST else 0
 
 
 def choose_guarded(scores: Sequence[ClassScore], count: int) -> tuple[int, ...]:

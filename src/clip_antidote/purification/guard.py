@@ -95,7 +95,7 @@ def gate_data(seen: Observation, dummies: DummyFeatures, text_map: TextMap | Non
 
 def fit_guard(material: GuardMaterial, config: GateConfig) -> GuardedHead:
     """Repairs the targets' texts and fits the gates."""
-    suspects = tuple(data.target for data in material.gates)
+    suspects = tuple(data.target for data in material.gates if data.suspected)
     weights = material.gates[0].weights
     repaired = repair_weights(
         material.clean, weights, material.centroids, material.text_map, suspects, share=config.repair
