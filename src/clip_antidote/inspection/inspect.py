@@ -98,7 +98,7 @@ def _describe(
     """Says what kind of model it is, as fields of an `Inspection`."""
     guess = guess_architecture(shapes)
     architecture = _architecture(source, guess, shapes, weights)
-    own = architecture.layout == "open_clip"
+    own = architecture.layout == "open_clip" or not names.isdisjoint(OPENAI_KEYS)
     activation = _activation(source, architecture, names) if own or source.model_cfg is not None else None
     return {
         "architecture": architecture,
