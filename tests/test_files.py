@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clip_antidote.benchmark.store import write_lines
 from clip_antidote.errors import DataError
 from clip_antidote.files import atomic_path, sha256_file, write_json
 
@@ -101,3 +102,9 @@ def test_json_is_readable_text(tmp_path: Path) -> None:
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     assert sha256_file(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
+
+
+def test_records_with_half_a_character_are_written_and_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "records.json"
+    write_lines(file, {"a\ud800": {"spec": "\ud800"}})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"a\ud800": {"spec": "\ud800"}}

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, compact, fingerprint
 from clip_antidote.errors import DataError
-from clip_antidote.files import atomic_path, clear_temporaries
+from clip_antidote.files import clear_temporaries, write_text
 from clip_antidote.locks import Claim, claimed, wait_for_lock
 
 WAIT = 10.0
@@ -227,13 +227,11 @@ def write_suspects(folder: Path, suspects: Iterable[SuspectRecord]) -> None:
 def write_lines(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON object with a line per entry, whole or not at all."""
     lines = ",\n".join(f"{json.dumps(key, ensure_ascii=False)}: {compact(value)}" for key, value in values.items())
-    with atomic_path(path) as temporary:
-        temporary.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    write_text(path, f"{{\n{lines}\n}}\n")
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], **facts: Any) -> None:
     """Writes a JSON object of facts and "rows", a line per row, whole or not at all."""
     head = "".join(f"{json.dumps(key)}: {compact(value)},\n" for key, value in facts.items())
     lines = ",\n".join(compact(row) for row in rows)
-    with atomic_path(path) as temporary:
-        temporary.write_text(f'{{\n{head}"rows": [\n{lines}\n]\n}}\n', encoding="utf-8")
+    write_text(path, f'{{\n{head}"rows": [\n{lines}\n]\n}}\n')

@@ -23,7 +23,7 @@ from clip_antidote.inspection.record import (
     TensorFacts,
 )
 from clip_antidote.inspection.rules import finding
-from clip_antidote.inspection.source import MOST_FILES, OPEN_CLIP, Source, find_source
+from clip_antidote.inspection.source import CLASSIFIER, MOST_FILES, OPEN_CLIP, Source, find_source
 from clip_antidote.inspection.tensors import open_tensors
 from clip_antidote.inspection.towers import Shapes, canonical, image_tower, layout_of, text_tower
 from clip_antidote.models.activation import OPENAI_KEYS, activation_name
@@ -71,7 +71,7 @@ def inspect_files(model: str, *, quick: bool = False) -> Inspection:
         if weights.format not in READABLE:
             skipped.append(f"tensors: the format is {weights.format}")
         told["tensors"] = tensors
-        if shapes is not None and not quick:
+        if shapes is not None and not quick and source.kind != CLASSIFIER:
             told |= _describe(source, shapes, raw, weights, skipped)
     return seen.model_copy(update={**told, "findings": tuple(findings), "skipped": tuple(skipped)})
 
@@ -98,7 +98,8 @@ def _describe(
     """Says what kind of model it is, as fields of an `Inspection`."""
     guess = guess_architecture(shapes)
     architecture = _architecture(source, guess, shapes, weights)
-    activation = _activation(source, architecture, names)
+    own = architecture.layout == "open_clip" or not names.isdisjoint(OPENAI_KEYS)
+    activation = _activation(source, architecture, names) if own or source.model_cfg is not None else None
     return {
         "architecture": architecture,
         "activation": activation,
@@ -140,7 +141,7 @@ def _activation(source: Source, architecture: Architecture, names: set[str]) -> 
         stated = activation_name(source.trained_quick_gelu)
         return ActivationFacts(name=stated, evidence="open_clip's table of published weights")
     if source.model_cfg is not None:
-        where = _CONFIG if source.kind == OPEN_CLIP else f"the configuration of {source.arch}"
+        where = f"the configuration of {source.arch}" if source.arch else _CONFIG
         return ActivationFacts(name=activation_name(bool(source.model_cfg.get("quick_gelu"))), evidence=where)
     both = {bool(_config(name).get("quick_gelu")) for name in (architecture.name, *architecture.ties) if name}
     if len(both) == 1:

@@ -123,7 +123,9 @@ def _folder(model: str, folder: Path) -> Source:
         chosen = checkpoints[0]
     others = [folder / name for name in checkpoints if name != chosen]
     source = Source(model, kind, folder / chosen if chosen else None, others)
-    source.code = [f"the file {name}" for name in names if name.endswith(".py")][:MOST_FILES]
+    code = [name for name in names if name.endswith(".py")]
+    if code:
+        source.code.append(f"the file {code[0]}{f' (of {len(code)} such files)' if len(code) > 1 else ''}")
     if kind == OPEN_CLIP:
         source.spec = f"local-dir:{folder}"
         try:
