@@ -19,12 +19,12 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class GateReading:
-    """What the gate of a suspected target said of an image that was called that target.
+    """What the gate of a guarded class said of an image that was called so.
 
     Attributes:
-        target: The suspected target.
-        score: How much the image is like the target's clean images: 0 where the dummy-triggered ones end, 1 their
-            median.
+        target: The guarded class, a suspected target or not.
+        score: How much the image is like the class's clean images: 0 where the dummy-triggered ones end, 1 their
+            median; both higher by `GateConfig.lenience` where the class is not suspected.
         threshold: What the gate asks for.
         stopped: Whether the image was stopped.
     """
@@ -63,7 +63,7 @@ class Explanation:
         before: All classes by the hand-written zero-shot classifier, the likeliest first.
         after: All classes by the purified classifier, the likeliest first.
         called: What the clean prompts called the image before any gate; None without gates.
-        gate: What the gate said; None where the image was called no suspected target, or there are no gates.
+        gate: What the gate said; None where the image was called no guarded class, or there are no gates.
         votes: The other views in their order; empty where they were not asked.
         heat_before: What in the image speaks for the first answer of `before`; heat on the CPU.
         heat_after: The same for `after`, by the class weights that gave it (those of the second look, if it did).
