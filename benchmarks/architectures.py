@@ -28,7 +28,8 @@ import torch
 from clip_antidote.data.folders import load_images
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.models.build import build_open_clip, check_supported
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder, Tokenizer
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.models.wrapped import Tokenizer
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
 

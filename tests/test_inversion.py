@@ -156,7 +156,7 @@ def test_two_targets_are_found_one_after_the_other() -> None:
     objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
     objectives[:, shortlist == 4] = -2.0
     objectives[:, shortlist == 9] = -1.5
-    signals = Signals(agreement, shortlist, objectives)
+    signals = Signals(agreement, shortlist, objectives, torch.zeros(100))
     first = judge(signals, NONE)
     assert first[0].label == 4
     assert first[0].score > 2.5
@@ -179,7 +179,7 @@ def test_a_second_target_needs_more_evidence(
         return [ClassScore(i, 0.0, 0.0, score) for i, score in enumerate(found)][len(taken) :]
 
     monkeypatch.setattr(search, "judge", judged)
-    signals = Signals(torch.zeros(2, 10), torch.arange(10), torch.zeros(1, 10))
+    signals = Signals(torch.zeros(2, 10), torch.arange(10), torch.zeros(1, 10), torch.zeros(10))
     chosen, rest = search.choose_targets(signals, InversionConfig())
     assert tuple(entry.label for entry in chosen) == targets
     assert [entry.score for entry in rest] == found[len(targets) :]
@@ -227,7 +227,7 @@ def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:
     shortlist = agreement.sum(0).topk(10, largest=False).indices
     objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
     objectives[:, 5] = -3.0  # far easier than all others, but its text agrees better than that of five others
-    scores = judge(Signals(agreement, shortlist, objectives), NONE)
+    scores = judge(Signals(agreement, shortlist, objectives, torch.zeros(100)), NONE)
     easy = next(score for score in scores if score.label == int(shortlist[5]))
     assert easy.inversion is not None
     assert easy.inversion > 4
@@ -246,8 +246,8 @@ def test_few_shots_are_believed_less() -> None:
     shortlist = aligned.topk(10, largest=False).indices
     objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
     objectives[:, shortlist == 9] = -2.0
-    many = judge(Signals(agreement, shortlist, objectives, shots=16), NONE)
-    one = judge(Signals(agreement, shortlist, objectives, shots=1), NONE)
+    many = judge(Signals(agreement, shortlist, objectives, torch.zeros(100), shots=16), NONE)
+    one = judge(Signals(agreement, shortlist, objectives, torch.zeros(100), shots=1), NONE)
     assert many[0].label == 4, "with many images the disagreement leads"
     assert one[0].label == 9, "with one, what is near the leader and easy to invert"
     odd = {s.label: s.score for s in one}[4]

@@ -7,7 +7,8 @@ import pickletools
 import zipfile
 from pathlib import Path
 
-from clip_antidote.models.checkpoint import is_safetensors
+from clip_antidote.models.checkpoint import is_safetensors, is_torch_archive
+from clip_antidote.models.torchscript import is_torchscript
 
 SAFETENSORS, ZIP, TORCHSCRIPT = "safetensors", "PyTorch zip", "TorchScript"
 LEGACY, PICKLE, EMPTY, ARCHIVE = "PyTorch legacy pickle", "pickle", "empty", "zip archive"
@@ -64,11 +65,9 @@ def _zip_format(path: Path) -> str:
             names = archive.namelist()
     except Exception:  # a crafted directory can make the reader fail in any way
         return DAMAGED_ZIP
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+    if is_torchscript(names):
         return TORCHSCRIPT
-    if names and f"{names[0].partition('/')[0]}/data.pkl" in names:
-        return ZIP
-    return ARCHIVE
+    return ZIP if is_torch_archive(names) else ARCHIVE
 
 
 def _is_old_pickle(path: Path) -> bool:

@@ -29,9 +29,8 @@ from clip_antidote.inspection.towers import Shapes, canonical, image_tower, layo
 from clip_antidote.models.activation import OPENAI_KEYS, activation_name
 from clip_antidote.models.pickle_dry_run import ExcessError
 from clip_antidote.models.preprocess import arch_preprocess, check_preprocess
+from clip_antidote.models.spec import CONFIG_NAME
 from clip_antidote.plain import plain
-
-_CONFIG = "open_clip_config.json"
 
 READABLE = frozenset({formats.SAFETENSORS, formats.ZIP, formats.LEGACY, formats.TORCHSCRIPT})
 """Formats whose tensors can be read."""
@@ -141,7 +140,7 @@ def _activation(source: Source, architecture: Architecture, names: set[str]) -> 
         stated = activation_name(source.trained_quick_gelu)
         return ActivationFacts(name=stated, evidence="open_clip's table of published weights")
     if source.model_cfg is not None:
-        where = f"the configuration of {source.arch}" if source.arch else _CONFIG
+        where = f"the configuration of {source.arch}" if source.arch else CONFIG_NAME
         return ActivationFacts(name=activation_name(bool(source.model_cfg.get("quick_gelu"))), evidence=where)
     both = {bool(_config(name).get("quick_gelu")) for name in (architecture.name, *architecture.ties) if name}
     if len(both) == 1:
@@ -155,7 +154,7 @@ def _config(name: str) -> dict[str, Any]:
 
 def _preprocessing(source: Source, architecture: Architecture, skipped: list[str]) -> Preprocessing | None:
     """Returns how images are prepared, as it is stated or as published weights of the architecture agree on."""
-    stated, evidence = source.preprocess_cfg, _CONFIG
+    stated, evidence = source.preprocess_cfg, CONFIG_NAME
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         if stated is None or source.kind != OPEN_CLIP:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from clip_antidote.errors import ClipAntidoteError, ModelError
 from clip_antidote.inspection.formats import CHECKPOINTS
+from clip_antidote.models.hf_config import HF_CONFIG_NAME, read_json
+from clip_antidote.models.hf_loading import HF_WEIGHTS
 from clip_antidote.models.loading import FOLDER_WEIGHTS, home_folder, read_model_config, resolve
 from clip_antidote.models.spec import CONFIG_NAME, parse_spec
 
@@ -18,7 +19,6 @@ CLASSIFIER, FOLDER = "purified classifier", "folder"
 MOST_FILES = 50
 """Files of a folder that are looked at."""
 
-_TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _ARTEFACT_WEIGHTS = ("classifier.safetensors", "guard.safetensors", "prompts.safetensors")
 
 
@@ -110,13 +110,13 @@ def _folder(model: str, folder: Path) -> Source:
     """Tells the kind of a folder from the names in it."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     kind = FOLDER
-    order: tuple[str, ...] = (*FOLDER_WEIGHTS, *_TRANSFORMERS_WEIGHTS)
+    order: tuple[str, ...] = (*FOLDER_WEIGHTS, *HF_WEIGHTS)
     if CONFIG_NAME in names:
         kind, order = OPEN_CLIP, FOLDER_WEIGHTS
     elif "classifier.safetensors" in names:
         kind, order = CLASSIFIER, _ARTEFACT_WEIGHTS
-    elif "config.json" in names:
-        kind, order = TRANSFORMERS, _TRANSFORMERS_WEIGHTS
+    elif HF_CONFIG_NAME in names:
+        kind, order = TRANSFORMERS, HF_WEIGHTS
     checkpoints = [name for name in names if Path(name).suffix.lower() in CHECKPOINTS]
     chosen = next((name for name in order if name in names), None)
     if chosen is None and kind == FOLDER and len(checkpoints) == 1:
@@ -134,8 +134,8 @@ def _folder(model: str, folder: Path) -> Source:
             source.faults.append(str(error))
     elif kind == TRANSFORMERS:
         source.spec = f"hf:{folder}"
-        if _names_code(folder / "config.json"):
-            source.code.append("the entry auto_map of config.json")
+        if _names_code(folder / HF_CONFIG_NAME):
+            source.code.append(f"the entry auto_map of {HF_CONFIG_NAME}")
     if chosen is None:
         source.faults.append(f"the folder {folder} has no weights that could be loaded")
     return source
@@ -144,7 +144,6 @@ def _folder(model: str, folder: Path) -> Source:
 def _names_code(config: Path) -> bool:
     """Whether a configuration of transformers names code to be run."""
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return "auto_map" in read_json(config)
+    except ModelError:
         return False
-    return isinstance(values, dict) and "auto_map" in values

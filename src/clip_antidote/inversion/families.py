@@ -53,11 +53,10 @@ class DummyBank(nn.Module, ABC):
 
     def select(self, indices: torch.Tensor) -> Self:
         """Returns a bank of some of the triggers, as they are now, to be optimized on its own."""
-        chosen = copy.copy(self)
-        nn.Module.__init__(chosen)
-        for name, parameter in self.named_parameters():
-            chosen.register_parameter(name, nn.Parameter(parameter.detach()[indices].clone()))
-        chosen.register_buffer("strength", self.strength[indices].clone())
+        chosen = copy.deepcopy(self)
+        chosen.zero_grad(set_to_none=True)  # a gradient has the shape of its tensor
+        for tensor in (*chosen.parameters(), *chosen.buffers()):
+            tensor.data = tensor.data[indices]
         return chosen
 
     @abstractmethod

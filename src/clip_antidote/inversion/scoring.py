@@ -56,7 +56,7 @@ class Signals:
     agreement: torch.Tensor
     shortlist: torch.Tensor
     objectives: torch.Tensor
-    closeness: torch.Tensor | None = None
+    closeness: torch.Tensor
     suspects: int | None = None
     shots: float = CALIBRATED
 
@@ -90,9 +90,8 @@ def judge(signals: Signals, taken: torch.Tensor) -> list[ClassScore]:
     kept = ~torch.isin(torch.arange(signals.agreement.shape[1]), taken)
     misaligned = torch.full((len(kept),), -torch.inf)
     misaligned[kept] = shrink * combine_z([outlier_z(row[kept]) for row in signals.agreement])
-    distance = torch.full((len(kept),), torch.nan)
-    if signals.closeness is not None:
-        distance[kept] = outlier_z(signals.closeness[kept])
+    distance = torch.zeros(len(kept))
+    distance[kept] = outlier_z(signals.closeness[kept])
     open_ = kept[signals.shortlist]
     rows = signals.shortlist[open_]
     if not len(rows):
@@ -107,11 +106,7 @@ def judge(signals: Signals, taken: torch.Tensor) -> list[ClassScore]:
     leads = misaligned[rows] >= near * misaligned[rows].max()
     combined[:suspects] += leads[:suspects] * evidence(ease[:suspects], suspects)
     scores = [
-        ClassScore(int(label), float(misaligned[label]), float(inv), float(score), _known(distance[label]))
+        ClassScore(int(label), float(misaligned[label]), float(inv), float(score), float(distance[label]))
         for label, inv, score in zip(rows, ease, combined, strict=True)
     ]
     return sorted(scores, key=lambda entry: -entry.score)
-
-
-def _known(value: torch.Tensor) -> float | None:
-    return None if bool(value.isnan()) else float(value)

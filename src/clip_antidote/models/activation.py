@@ -54,6 +54,9 @@ def activation_check(
     Raises:
         DataError: There are no images, or not one label per image.
     """
+    _require_labels(images, labels)
+    if not encoder.activations():
+        return None
     quick, stated, other = activation_accuracies(encoder, images, labels, classes, batch_size=batch_size)
     if other is None or other - stated <= margin:
         return None
@@ -78,8 +81,7 @@ def activation_accuracies(
     Returns:
         Whether the model has QuickGELU, its accuracy, and that with the other activation: None where it has neither.
     """
-    if len(images) == 0 or len(images) != len(labels):
-        raise DataError(f"the activation check needs labelled images, got {len(images)} and {len(labels)} labels")
+    _require_labels(images, labels)
     places = encoder.activations()
     quick = any("QuickGELU" in type(module).__name__ for _, _, module in places)
     stated = _accuracy(encoder, images, labels, classes, batch_size)
@@ -87,6 +89,11 @@ def activation_accuracies(
         return False, stated, None
     with _exchanged(places, nn.GELU if quick else QuickGELU):
         return quick, stated, _accuracy(encoder, images, labels, classes, batch_size)
+
+
+def _require_labels(images: torch.Tensor, labels: torch.Tensor) -> None:
+    if len(images) == 0 or len(images) != len(labels):
+        raise DataError(f"the activation check needs labelled images, got {len(images)} and {len(labels)} labels")
 
 
 @contextmanager

@@ -13,8 +13,10 @@ import open_clip
 from clip_antidote.errors import ModelError, UnsupportedError
 from clip_antidote.files import write_json
 from clip_antidote.models.config_check import check_config
-from clip_antidote.models.open_clip_backend import OpenCLIPEncoder, Tokenizer
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.models.preprocess import check_preprocess
+from clip_antidote.models.weights import stored_weights
+from clip_antidote.models.wrapped import Tokenizer
 
 
 def check_supported(model_cfg: dict[str, Any]) -> None:
@@ -83,15 +85,8 @@ def build_open_clip(
     def simple_tokenizer() -> Tokenizer:
         return open_clip.SimpleTokenizer(context_length=context_length)
 
-    encoder = OpenCLIPEncoder(
-        model,
-        tokenizer_factory or simple_tokenizer,
-        mean=preprocess["mean"],
-        std=preprocess["std"],
-        resize_mode=preprocess["resize_mode"],
-    )
+    encoder = OpenCLIPEncoder(model, tokenizer_factory or simple_tokenizer, **preprocess)
     encoder.model_cfg = kept
-    encoder.preprocess_cfg["interpolation"] = preprocess["interpolation"]
     return encoder
 
 
@@ -111,13 +106,6 @@ def save_open_clip(
     """
     from safetensors.torch import save_file
 
-    state = {
-        name: (value.half() if half and value.is_floating_point() else value).contiguous().clone()
-        for name, value in encoder.model.state_dict().items()
-    }
-    broken = next((n for n, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())), None)
-    if broken is not None:
-        raise ModelError(f"the model has values in {broken} that are not finite; train it with a lower learning rate")
-    save_file(state, str(folder / "open_clip_model.safetensors"))
+    save_file(stored_weights(encoder.model, half=half), str(folder / "open_clip_model.safetensors"))
     config = {"model_cfg": model_cfg or encoder.model_cfg, "preprocess_cfg": encoder.preprocess_cfg}
     write_json(folder / "open_clip_config.json", config)

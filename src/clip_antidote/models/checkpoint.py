@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 from clip_antidote.errors import ModelError
 from clip_antidote.models.pickle_dry_run import ExcessError
 from clip_antidote.models.pickle_scan import scan_archive, scan_legacy
-from clip_antidote.models.torchscript import read_torchscript
+from clip_antidote.models.torchscript import is_torchscript, read_torchscript
 
 T = TypeVar("T")
 
@@ -87,14 +87,19 @@ def _check_archive(path: Path, size: int) -> bool:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ModelError(f"the checkpoint {path} is damaged or truncated; copy or download it again") from error
     names = [entry.filename for entry in entries]
-    if not names or f"{names[0].partition('/')[0]}/data.pkl" not in names:
+    if not is_torch_archive(names):
         raise ModelError(f"{path} is a zip file but not a PyTorch checkpoint; export the state dict as safetensors")
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+    if is_torchscript(names):
         return True  # its code is compressed; what is read of it is looked at in torchscript.py
     compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if compressed or sum(entry.file_size for entry in entries) > size:  # PyTorch never compresses: a zip bomb
         raise ModelError(f"the checkpoint {path} is compressed inside, which PyTorch never does; get it elsewhere")
     return False
+
+
+def is_torch_archive(names: Sequence[str]) -> bool:
+    """Whether the entries of a zip file are those of a PyTorch archive, TorchScript's included."""
+    return bool(names) and f"{names[0].partition('/')[0]}/data.pkl" in names
 
 
 def _read_torch(path: Path, *, zipped: bool, script: bool) -> object:

@@ -2,76 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.open_clip_backend import Tokenizer
-
-_LEGACY_END = 2
-"""An `eos_token_id` that older configurations of CLIP have by mistake; transformers takes the largest id instead."""
+from clip_antidote.models.hf_config import LEGACY_END
+from clip_antidote.models.wrapped import Tokenizer, WrappedEncoder
 
 
-class HFEncoder(DualEncoder):
+class HFEncoder(WrappedEncoder):
     """Wraps transformers' `CLIPModel` or `SiglipModel`, through what both offer in all versions.
 
     Args:
         model: The model.
-        tokenizer_factory: Called on first use, returns what maps strings to token ids [N, context_length].
-        mean: Channel means of the model's normalization.
-        std: Channel standard deviations of the model's normalization.
-        resize_mode: "shortest" or "squash", as the model was trained.
+        tokenizer_factory: See `WrappedEncoder`.
+        preprocess: See `WrappedEncoder`: mean, std, resize_mode and interpolation.
 
     Attributes:
         folder: Where its configuration and tokenizer lie, None where it was built without one.
         model_cfg: The length of its features, as `embed_dim`.
-        preprocess_cfg: What its images look like, in the words of open_clip.
     """
 
-    model_cfg: dict[str, Any]
-    preprocess_cfg: dict[str, Any]
     folder: Path | None = None
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer_factory: Callable[[], Tokenizer],
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        resize_mode: str = "shortest",
-        interpolation: str = "bicubic",
-    ) -> None:
-        super().__init__(mean, std)
-        self.model = model
+    def __init__(self, model: Any, tokenizer_factory: Callable[[], Tokenizer], **preprocess: Any) -> None:
+        super().__init__(model, tokenizer_factory, **preprocess)
         text = model.config.text_config
         self.causal = model.config.model_type == "clip"
         size = model.config.projection_dim if self.causal else model.config.vision_config.hidden_size
         self.model_cfg = {"embed_dim": int(size)}
-        self.preprocess_cfg = {
-            "mean": list(mean),
-            "std": list(std),
-            "interpolation": interpolation,
-            "resize_mode": resize_mode,
-        }
-        self._tokenizer_factory = tokenizer_factory
-        self._tokenizer: Tokenizer | None = None
         self.image_size = int(model.config.vision_config.image_size)
-        self.resize_mode = resize_mode
         self.context_length = int(text.max_position_embeddings)
         self._end_id = int(text.eos_token_id) if self.causal else 0
 
     def _image_features(self, normalized: torch.Tensor) -> torch.Tensor:
         return _features(self.model.get_image_features(pixel_values=normalized))
-
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        if self._tokenizer is None:
-            self._tokenizer = self._tokenizer_factory()
-        return self._tokenizer(list(texts))
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         embedded: torch.Tensor = self._embedding()(token_ids)
@@ -80,7 +48,7 @@ class HFEncoder(DualEncoder):
     def end_positions(self, token_ids: torch.Tensor) -> torch.Tensor:
         if not self.causal:  # SigLIP pools the last token, which may be padding
             return torch.full((len(token_ids),), token_ids.shape[1] - 1, device=token_ids.device)
-        if self._end_id == _LEGACY_END:
+        if self._end_id == LEGACY_END:
             return token_ids.argmax(dim=-1)
         return (token_ids == self._end_id).int().argmax(dim=-1)
 
@@ -99,16 +67,6 @@ class HFEncoder(DualEncoder):
 
     def _embedding(self) -> Any:
         return self.model.text_model.embeddings.token_embedding
-
-    @property
-    def log_logit_scale(self) -> torch.Tensor:
-        scale: torch.Tensor = self.model.logit_scale
-        return scale
-
-    @property
-    def logit_bias(self) -> torch.Tensor | None:
-        bias: torch.Tensor | None = getattr(self.model, "logit_bias", None)
-        return bias
 
     def activations(self) -> list[tuple[nn.Module, str, nn.Module]]:
         if not self.causal:  # SigLIP's is always the tanh form of GELU

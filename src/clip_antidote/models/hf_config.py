@@ -14,6 +14,9 @@ from typing import Any
 from clip_antidote.errors import ModelError, UnsupportedError
 
 HF_CONFIG_NAME = "config.json"
+LEGACY_END = 2
+"""An `eos_token_id` that older configurations of CLIP have by mistake; transformers takes the largest id instead."""
+
 _MOST_BYTES = 16_000_000
 _SIZES = {
     "hidden_size": 16_384,

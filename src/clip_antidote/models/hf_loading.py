@@ -16,7 +16,7 @@ from clip_antidote.models.hf_backend import HFEncoder
 from clip_antidote.models.hf_config import HF_CONFIG_NAME, hf_config, hf_parameters, quiet, read_json
 from clip_antidote.models.hf_tokenizer import TOKENIZER_CONFIG, TOKENIZER_FILES, hf_tokenizer_factory
 from clip_antidote.models.preprocess import check_preprocess
-from clip_antidote.models.weights import load_weights
+from clip_antidote.models.weights import load_weights, stored_weights
 
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -73,11 +73,7 @@ def save_transformers(encoder: HFEncoder, folder: Path) -> None:
     from safetensors.torch import save_file
 
     assert encoder.folder is not None
-    state = {name: value.contiguous().clone() for name, value in encoder.model.state_dict().items()}
-    broken = next((n for n, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())), None)
-    if broken is not None:
-        raise ModelError(f"the model has values in {broken} that are not finite; train it with a lower learning rate")
-    save_file(state, str(folder / HF_WEIGHTS[0]), metadata={"format": "pt"})
+    save_file(stored_weights(encoder.model), str(folder / HF_WEIGHTS[0]), metadata={"format": "pt"})
     for name in (HF_CONFIG_NAME, *PREPROCESSORS, TOKENIZER_CONFIG, *TOKENIZER_FILES):
         if (encoder.folder / name).is_file():
             shutil.copyfile(encoder.folder / name, folder / name)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from clip_antidote.errors import ModelError, UnsupportedError
-from clip_antidote.models.hf_config import quiet, read_json
-from clip_antidote.models.open_clip_backend import Tokenizer
+from clip_antidote.models.hf_config import LEGACY_END, quiet, read_json
+from clip_antidote.models.wrapped import Tokenizer
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
@@ -67,7 +67,7 @@ def hf_tokenizer_factory(folder: Path, config: Any) -> Callable[[], Tokenizer]:
     """
     text = config.text_config
     length, size = text.max_position_embeddings, text.vocab_size
-    end = text.eos_token_id if config.model_type == "clip" and text.eos_token_id != 2 else None
+    end = text.eos_token_id if config.model_type == "clip" and text.eos_token_id != LEGACY_END else None
 
     def make() -> Tokenizer:
         name, own = _load(folder, config.model_type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,58 +10,31 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from clip_antidote.errors import UnsupportedError
-from clip_antidote.models.dual_encoder import DualEncoder
-
-Tokenizer = Callable[[list[str]], torch.Tensor]
+from clip_antidote.models.wrapped import Tokenizer, WrappedEncoder
 
 
-class OpenCLIPEncoder(DualEncoder):
+class OpenCLIPEncoder(WrappedEncoder):
     """Wraps `open_clip.CLIP` or `open_clip.CustomTextCLIP`.
 
     Args:
         model: The open_clip model.
-        tokenizer_factory: Called on first use, returns what maps strings to token ids [N, context_length].
-        mean: Channel means of the model's normalization.
-        std: Channel standard deviations of the model's normalization.
-        resize_mode: "shortest" or "squash", as the model was trained.
+        tokenizer_factory: See `WrappedEncoder`.
+        preprocess: See `WrappedEncoder`: mean, std, resize_mode and interpolation.
 
     Attributes:
         model_cfg: open_clip's configuration of the model as it was built, activation included.
-        preprocess_cfg: open_clip's description of the images it takes.
 
     Raises:
         UnsupportedError: The text tower cannot take prompts as token embeddings.
     """
 
-    model_cfg: dict[str, Any]
-    preprocess_cfg: dict[str, Any]
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer_factory: Callable[[], Tokenizer],
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        resize_mode: str = "shortest",
-    ) -> None:
-        super().__init__(mean, std)
-        self.model = model
-        self.model_cfg = {}
-        self.preprocess_cfg = {
-            "mean": list(mean),
-            "std": list(std),
-            "interpolation": "bicubic",
-            "resize_mode": resize_mode,
-        }
-        self._tokenizer_factory = tokenizer_factory
-        self._tokenizer: Tokenizer | None = None
+    def __init__(self, model: Any, tokenizer_factory: Callable[[], Tokenizer], **preprocess: Any) -> None:
+        super().__init__(model, tokenizer_factory, **preprocess)
         size = model.visual.image_size
         height, width = (size, size) if isinstance(size, int) else size
         if height != width:
             raise UnsupportedError(f"the model takes {height}×{width} images; only square inputs are supported")
         self.image_size = int(height)
-        self.resize_mode = resize_mode
         tower = _text_tower(self.model)
         self.context_length = int(self.model.context_length)
         self._pool = tower.text_pool_type if tower is self.model else tower.pool_type
@@ -72,11 +45,6 @@ class OpenCLIPEncoder(DualEncoder):
         # Convolutions on CPUs are faster so; weights stay as they are, since safetensors wants them contiguous.
         features: torch.Tensor = self.model.encode_image(normalized.contiguous(memory_format=torch.channels_last))
         return features
-
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        if self._tokenizer is None:
-            self._tokenizer = self._tokenizer_factory()
-        return self._tokenizer(list(texts))
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         embedded: torch.Tensor = _text_tower(self.model).token_embedding(token_ids)
@@ -102,16 +70,6 @@ class OpenCLIPEncoder(DualEncoder):
         if projection is None:
             return torch.as_tensor(pooled)
         return torch.as_tensor(projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection)
-
-    @property
-    def log_logit_scale(self) -> torch.Tensor:
-        scale: torch.Tensor = self.model.logit_scale
-        return scale
-
-    @property
-    def logit_bias(self) -> torch.Tensor | None:
-        bias: torch.Tensor | None = getattr(self.model, "logit_bias", None)
-        return bias
 
     def activations(self) -> list[tuple[nn.Module, str, nn.Module]]:
         timm = type(self.model.visual).__name__ == "TimmModel"  # always GELU, whatever the setting

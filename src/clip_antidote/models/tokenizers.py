@@ -11,7 +11,7 @@ from typing import Any
 import open_clip
 
 from clip_antidote.errors import ModelError, UnsupportedError
-from clip_antidote.models.open_clip_backend import Tokenizer
+from clip_antidote.models.wrapped import Tokenizer
 
 # Only these reach the tokenizer's constructor: transformers would take options that run code.
 _HF_OPTIONS = frozenset({"clean", "strip_sep_token", "language"})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ class _ScriptRun(DryRun):
     def _tensor(self, storage: Storage, offset: int, shape: Any, strides: Any, *rest: Any) -> Any:
         super()._tensor(storage, offset, shape, strides, *rest)
         return _Note(storage.name, str(storage.key), offset, tuple(shape), tuple(strides))
+
+
+def is_torchscript(names: Iterable[str]) -> bool:
+    """Whether the entries of a zip file are those of a TorchScript archive."""
+    return any(name.endswith("constants.pkl") or "/code/" in name for name in names)
 
 
 def read_torchscript(path: Path) -> dict[str, torch.Tensor]:

@@ -61,6 +61,22 @@ def load_weights(model: Any, state: dict[str, torch.Tensor], path: Path, arch: s
     model.load_state_dict(state)
 
 
+def stored_weights(model: torch.nn.Module, *, half: bool = False) -> dict[str, torch.Tensor]:
+    """Returns a model's weights as a file holds them: copies that share no memory, in fp16 where `half`.
+
+    Raises:
+        ModelError: A weight is not finite, or too large for fp16.
+    """
+    state = {
+        name: (value.half() if half and value.is_floating_point() else value).contiguous().clone()
+        for name, value in model.state_dict().items()
+    }
+    broken = next((n for n, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())), None)
+    if broken is not None:
+        raise ModelError(f"the model has values in {broken} that are not finite; train it with a lower learning rate")
+    return state
+
+
 def impossible_range(name: str, value: torch.Tensor) -> str | None:
     """Says what is wrong with a tensor of numbers that no training gives, None where nothing is.
 

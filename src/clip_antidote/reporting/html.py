@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from jinja2 import ChainableUndefined, Environment, PackageLoader
+from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
 
 from clip_antidote.evaluation.metric_table import METRICS, brackets, percent
 from clip_antidote.reporting.plots import finite, plot_class_changes, plot_scores
@@ -108,15 +108,21 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
+def escaping_environment(package: str, undefined: type[Undefined]) -> Environment:
+    """Makes the environment of a package's templates, in which everything is escaped.
+
+    Args:
+        package: Name of the package.
+        undefined: What a name without a value is.
+    """
+    return Environment(
+        loader=PackageLoader(package), autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("clip_antidote.reporting"),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = escaping_environment("clip_antidote.reporting", ChainableUndefined)
     environment.filters.update(
         percent=percent,
         brackets=brackets,

@@ -7,13 +7,13 @@ from importlib.resources import files
 from typing import Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 
 from clip_antidote.evaluation.metric_table import percent
 from clip_antidote.jobs.explanation import Explanation
 from clip_antidote.plain import plain
 from clip_antidote.reporting.heat import heat_overlay
-from clip_antidote.reporting.html import data_uri
+from clip_antidote.reporting.html import data_uri, escaping_environment
 from clip_antidote.reporting.images import to_png
 
 SHOWN = 5
@@ -73,12 +73,6 @@ def _picture(image: torch.Tensor) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("clip_antidote.serving"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = escaping_environment("clip_antidote.serving", StrictUndefined)
     environment.filters.update(picture=_picture, percent=percent, plain=plain, signed=_signed)
     return environment
