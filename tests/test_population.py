@@ -36,7 +36,7 @@ def config() -> PopulationConfig:
 
 def test_rows_by_hand(config: PopulationConfig) -> None:
     names = [row.name for row in all_rows(config)]
-    assert names == ["a", "b", "a-clean-captions", "a-badnet-cat", "b-clean-captions", "b-badnet-dog", "b-sig-cat"]
+    assert names == ["a", "b", "a-clean-captions", "b-clean-captions", "a-badnet-cat", "b-badnet-dog", "b-sig-cat"]
     recipes = [row.recipe for row in all_rows(config)]
     assert all(recipes.count(recipe) == 1 for recipe in recipes[2:]), "no two fine-tunes are the same"
 
@@ -44,7 +44,7 @@ def test_rows_by_hand(config: PopulationConfig) -> None:
 def test_the_population_of_the_recipe_is_as_large_and_as_mixed_as_it_should_be() -> None:
     config = PopulationConfig.build(read_yaml(RECIPE))
     rows = all_rows(config)
-    for base in config.bases:
+    for base in (base for base in config.bases if base.spec is None):
         check_supported(base.model)
         assert 48 <= base.model["vision_cfg"]["image_size"] <= 80
     assert len({base.tower for base in config.bases}) >= 4

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clip_antidote.benchmark.population import ModelRecord, PopulationConfig, Row, all_rows, read_population
+from clip_antidote.benchmark.population import (
+    BaseConfig,
+    ModelRecord,
+    PopulationConfig,
+    Row,
+    all_rows,
+    read_population,
+)
 from clip_antidote.benchmark.records import compact, fingerprint
 from clip_antidote.benchmark.store import WAIT, append_line, claim_work, clear_claims
 from clip_antidote.evaluation.metrics import Metrics
@@ -15,7 +22,10 @@ from clip_antidote.files import sha256_file, write_json
 from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
 from clip_antidote.jobs.control import ControlConfig, run_control_job
 from clip_antidote.jobs.evaluate import run_evaluate
-from clip_antidote.jobs.train import run_train
+from clip_antidote.jobs.train import KIND, run_train
+from clip_antidote.jobs.workplace import workplace
+from clip_antidote.models import load_model
+from clip_antidote.models.saving import save_model
 
 
 def make_population(
@@ -64,9 +74,7 @@ def _make(row: Row, data: str, out: Path, test: int, device: str) -> ModelRecord
     folder, start = out / "models" / row.name, time.perf_counter()
     known: dict[str, Any] = {}
     if row.variant is None:
-        architecture = out / "architectures" / f"{row.name}.json"
-        write_json(architecture, {"model_cfg": row.base.model, "preprocess_cfg": row.base.preprocess})
-        run_train(architecture, Path(data), folder, row.base.training, device=device)
+        _make_base(row.base, data, out, folder, device)
         known["measured"] = Metrics.from_dict(run_evaluate(f"local-dir:{folder}", data, most=test, device=device))
     else:
         base, settings = f"local-dir:{out / 'models' / row.base.name}", {"seed": row.seed, **row.variant.settings}
@@ -90,3 +98,13 @@ def _make(row: Row, data: str, out: Path, test: int, device: str) -> ModelRecord
         sha256=sha256_file(folder / "open_clip_model.safetensors"),
         **known,
     )
+
+
+def _make_base(base: BaseConfig, data: str, out: Path, folder: Path, device: str) -> None:
+    if base.spec is not None:
+        with workplace(folder, KIND) as work, work.result() as result:
+            save_model(load_model(base.spec), result)
+        return
+    architecture = out / "architectures" / f"{base.name}.json"
+    write_json(architecture, {"model_cfg": base.model, "preprocess_cfg": base.preprocess})
+    run_train(architecture, Path(data), folder, base.training, device=device)

@@ -5,7 +5,9 @@ A row says how one model is made, and is enough to make it again; weights stay o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +22,12 @@ Kind = Literal["base", "clean", "poisoned"]
 
 
 class BaseConfig(Config):
-    """A model trained from scratch.
+    """A model trained from scratch, or one that is there already.
 
     Attributes:
         name: Its name.
         tower: The kind of its image tower; models of one kind count as one architecture.
+        spec: Model spec of one that is there; the rest is of no use then.
         model: open_clip's configuration of the model.
         preprocess: open_clip's configuration of the preprocessing.
         training: How it is trained.
@@ -32,7 +35,8 @@ class BaseConfig(Config):
 
     name: str = Field(pattern=r"^[\w-]+$")
     tower: str
-    model: dict[str, Any]
+    spec: str | None = None
+    model: dict[str, Any] = Field(default_factory=dict)
     preprocess: dict[str, Any] = Field(default_factory=dict)
     training: PretrainConfig = PretrainConfig()
 
@@ -53,6 +57,25 @@ class VariantConfig(Config):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class LookConfig(Config):
+    """A way to look at a model: so many classes, so many images of each.
+
+    Attributes:
+        classes: Number of classes, drawn anew for every model; all of them where None or more than there are.
+        shots: Clean images per class.
+        without_target: Whether the target of a poisoned model is kept out of the list.
+    """
+
+    classes: int | None = Field(None, ge=4)
+    shots: int = Field(16, ge=1)
+    without_target: bool = False
+
+    @property
+    def name(self) -> str:
+        """Tells it from other looks."""
+        return f"{self.classes or 'all'}x{self.shots}{'-without' if self.without_target else ''}"
+
+
 class PopulationConfig(Config):
     """All models: every base, and every variant of every base.
 
@@ -62,6 +85,7 @@ class PopulationConfig(Config):
         poisoned: Attacks; their targets are taken from `targets` in turn, over all bases.
         targets: Target classes.
         test_images: On how many test images a model is measured.
+        looks: How every model is surveyed, see `benchmark.surveys`.
     """
 
     bases: tuple[BaseConfig, ...]
@@ -69,6 +93,7 @@ class PopulationConfig(Config):
     poisoned: tuple[VariantConfig, ...] = ()
     targets: tuple[str, ...] = Field(min_length=1)
     test_images: int = Field(2000, ge=1)
+    looks: tuple[LookConfig, ...] = (LookConfig(),)
 
 
 @dataclass(frozen=True)
@@ -94,7 +119,7 @@ class Row:
     @property
     def recipe(self) -> dict[str, Any]:
         """All that the model follows from, ready for JSON."""
-        base = self.base.model_dump(mode="json")
+        base = self.base.model_dump(mode="json", exclude={"spec"} if self.base.spec is None else None)
         if self.variant is None:
             return {"base": base}
         return {
@@ -138,19 +163,38 @@ class ModelRecord(Record):
 
 
 def all_rows(config: PopulationConfig) -> list[Row]:
-    """Returns every model, bases first and every base before what is made of it."""
+    """Returns every model: all bases, then one variant after the other, of all bases.
+
+    So a population that is not complete is balanced over the bases.
+    """
     rows = [Row(base.name, "base", base, seed=base.training.seed) for base in config.bases]
-    for b, base in enumerate(config.bases):
-        for v, variant in enumerate(config.clean):
-            if not variant.only or base.name in variant.only:
-                rows.append(Row(f"{base.name}-clean-{variant.label}", "clean", base, variant, seed=100 * b + v))
-        for v, variant in enumerate(config.poisoned):
-            number = b * len(config.poisoned) + v
-            target = config.targets[number % len(config.targets)]
-            name = f"{base.name}-{variant.label}-{target.replace(' ', '_')}"
-            if not variant.only or base.name in variant.only:
-                rows.append(Row(name, "poisoned", base, variant, target, seed=100 * b + 50 + v))
+    for clean, poisoned in zip_longest(_clean_rows(config), _poisoned_rows(config), fillvalue=()):
+        rows += [*clean, *poisoned]
     return rows
+
+
+def _clean_rows(config: PopulationConfig) -> Iterator[list[Row]]:
+    for v, variant in enumerate(config.clean):
+        name = f"clean-{variant.label}"
+        yield [
+            Row(f"{base.name}-{name}", "clean", base, variant, seed=100 * b + v)
+            for b, base in _wanted(config, variant)
+        ]
+
+
+def _poisoned_rows(config: PopulationConfig) -> Iterator[list[Row]]:
+    for v, variant in enumerate(config.poisoned):
+        rows = []
+        for b, base in _wanted(config, variant):
+            target = config.targets[(b * len(config.poisoned) + v) % len(config.targets)]
+            name = f"{base.name}-{variant.label}-{target.replace(' ', '_')}"
+            rows.append(Row(name, "poisoned", base, variant, target, seed=100 * b + 50 + v))
+        yield rows
+
+
+def _wanted(config: PopulationConfig, variant: VariantConfig) -> list[tuple[int, BaseConfig]]:
+    """Returns the bases that a variant is made of, with their numbers."""
+    return [(b, base) for b, base in enumerate(config.bases) if not variant.only or base.name in variant.only]
 
 
 def read_population(out: Path) -> dict[str, ModelRecord]:

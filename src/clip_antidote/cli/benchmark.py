@@ -13,6 +13,7 @@ from clip_antidote.plain import plain
 app = typer.Typer(help="Compare defenses on poisoned models; resumable.", no_args_is_help=True)
 
 Grid = Annotated[Path, typer.Argument(help="YAML file of the grid, like recipes/grid_120.yaml.")]
+Recipe = Annotated[Path, typer.Argument(help="YAML file of the population, like recipes/population.yaml.")]
 Data = Annotated[str, typer.Option(help="Problem folder of `clip-antidote data prepare`, or embedded:clothing.")]
 Out = Annotated[Path, typer.Option(help="Benchmark folder.")]
 
@@ -51,7 +52,7 @@ def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Dev
 
 @app.command("population")
 def population(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of the population, like recipes/population.yaml.")],
+    recipe: Recipe,
     data: Data,
     out: Out,
     device: Device = "cpu",
@@ -64,6 +65,23 @@ def population(
     for record in make_population(PopulationConfig.build(read_yaml(recipe)), data, out, device=device):
         asr = f", ASR {record.measured.asr.value:.1%}, {record.implant_check}" if record.measured.asr else ""
         say(f"{record.name}: CA {record.measured.ca.value:.1%}{asr}, {record.seconds:.0f} s")
+
+
+@app.command("survey")
+def survey(
+    recipe: Recipe,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the population.")],
+    device: Device = "cpu",
+) -> None:
+    """Survey the models of a population that were not surveyed yet: what the evidence is fitted to."""
+    from clip_antidote.benchmark.population import PopulationConfig
+    from clip_antidote.benchmark.surveys import survey_population
+    from clip_antidote.config import read_yaml
+
+    looks = PopulationConfig.build(read_yaml(recipe)).looks
+    for record in survey_population(out, data, looks, device=device):
+        say(f"{record.model}, {record.look}: {len(record.classes)} classes, {record.seconds:.0f} s")
 
 
 @app.command("zoo")

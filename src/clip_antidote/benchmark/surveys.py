@@ -1,0 +1,127 @@
+"""Surveys of the models of a population: what the evidence is fitted to and judged on."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from clip_antidote.benchmark.population import LookConfig, ModelRecord, read_population
+from clip_antidote.benchmark.records import compact
+from clip_antidote.benchmark.store import append_line, claim_work, clear_claims, read_lines
+from clip_antidote.config import Record
+from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.detection.config import SurveyConfig
+from clip_antidote.detection.survey import Survey, survey_classes
+from clip_antidote.models import load_model
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.observe import observe
+
+DIGITS = 4
+"""Digits that are kept of every statistic."""
+
+
+class SurveyRecord(Record):
+    """What a survey of one model found.
+
+    Attributes:
+        model: Name of the model.
+        look: Name of the look.
+        shots: Images per class.
+        classes: Class names.
+        target: Index of the target class; None where there is none, or it is not in the list.
+        values: Statistics by name, in the order of the classes.
+        seconds: How long the survey took.
+    """
+
+    model: str
+    look: str
+    shots: int
+    classes: tuple[str, ...]
+    target: int | None
+    values: dict[str, list[float]]
+    seconds: float
+
+
+def survey_population(
+    out: Path, data: str, looks: tuple[LookConfig, ...], *, device: str = "cpu", names: set[str] | None = None
+) -> Iterator[SurveyRecord]:
+    """Surveys the models of a population that were not surveyed yet; several processes may share the work.
+
+    Poisoned models that failed their implant check are left out.
+
+    Args:
+        out: Folder of the population; `surveys.jsonl` in it takes the results.
+        data: Problem folder; clean images are drawn from its train split.
+        looks: The ways to look at every model.
+        device: Where to compute.
+        names: Models to survey; all by default.
+    """
+    for look in looks:
+        for record in read_population(out).values():
+            failed = record.kind == "poisoned" and record.implant_check != "passed"
+            if failed or (names is not None and record.name not in names):
+                continue
+            if look.without_target and record.kind != "poisoned":
+                continue
+            with claim_work(out, f"survey-{record.name}-{look.name}") as ours:
+                if not ours or (record.name, look.name) in read_surveys(out):
+                    continue
+                found = survey_model(f"local-dir:{out / 'models' / record.name}", record, data, look, device=device)
+                append_line(out / "surveys.jsonl", compact(found.model_dump(mode="json")))
+            yield found
+    clear_claims(out)
+
+
+def survey_model(spec: str, record: ModelRecord, data: str, look: LookConfig, *, device: str = "cpu") -> SurveyRecord:
+    """Surveys one model in one way; seeds follow from the names of model and look."""
+    start, seed = time.perf_counter(), zlib.crc32(f"{record.name} {look.name}".encode())
+    shots = load_images(data, split="train", shots=look.shots, seed=seed)
+    shots = restrict(shots, draw_classes(shots.classes, record.target, look, seed=seed))
+    model, config = load_model(spec, device=device), CBPTConfig(seed=seed)
+    with model.evaluating():
+        survey = survey_classes(observe(model, shots, config), SurveyConfig(), config.inversion, seed=seed)
+    return SurveyRecord(
+        model=record.name,
+        look=look.name,
+        shots=look.shots,
+        classes=shots.classes,
+        target=shots.classes.index(record.target) if record.target in shots.classes else None,
+        values=rounded(survey),
+        seconds=round(time.perf_counter() - start, 1),
+    )
+
+
+def draw_classes(classes: tuple[str, ...], target: str | None, look: LookConfig, *, seed: int) -> list[str]:
+    """Draws a class list, in the order of all classes; a target that is not kept out is in it."""
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed)).tolist()
+    names = [classes[i] for i in order if classes[i] != target]
+    if target is not None and not look.without_target:
+        names = [target, *names]
+    chosen = set(names[: look.classes])
+    return [name for name in classes if name in chosen]
+
+
+def restrict(images: LabelledImages, names: list[str]) -> LabelledImages:
+    """Returns the images of some classes alone, labelled in the order of `names`."""
+    place = torch.full((len(images.classes),), -1)
+    place[[images.classes.index(name) for name in names]] = torch.arange(len(names))
+    labels = place[images.labels]
+    kept = images.subset((labels >= 0).nonzero().flatten())
+    return replace(kept, labels=labels[labels >= 0], classes=tuple(names))
+
+
+def rounded(survey: Survey) -> dict[str, list[float]]:
+    """Returns the statistics with as many digits as are kept."""
+    return {name: [float(f"{x:.{DIGITS}g}") for x in values.tolist()] for name, values in survey.values.items()}
+
+
+def read_surveys(out: Path) -> dict[tuple[str, str], SurveyRecord]:
+    """Reads `surveys.jsonl`, by model and look."""
+    records = (SurveyRecord.model_validate_json(line) for line in read_lines(out / "surveys.jsonl"))
+    return {(record.model, record.look): record for record in records}

@@ -1,0 +1,146 @@
+"""What is measured of every class of a suspect: its text, its clean images, and how easily a trigger leads to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from clip_antidote.detection.config import SurveyConfig
+from clip_antidote.inversion.alignment import alignment, best_similarity, closest_similarity
+from clip_antidote.inversion.bank import make_bank
+from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.families import DummyBank
+from clip_antidote.inversion.invert import InversionStats, Inverter
+from clip_antidote.inversion.views import Observation
+
+RIDGE = 1e-3
+"""Keeps the span of the clean images from taking in what is only noise, as share of the mean squared length."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Statistics of all classes, each [C]; what they mean, and which way is suspicious, stands in `STATISTICS`.
+
+    Attributes:
+        values: By name.
+        shots: Images per class behind them.
+        banks: The triggers of the first pass, per family a list of banks over the classes in order.
+    """
+
+    values: dict[str, torch.Tensor]
+    shots: float
+    banks: dict[str, list[DummyBank]]
+
+
+def survey_classes(
+    seen: Observation,
+    config: SurveyConfig,
+    inversion: InversionConfig,
+    *,
+    seed: int,
+    inverter: type[Inverter] = Inverter,
+) -> Survey:
+    """Measures every class.
+
+    Args:
+        seen: The suspect and its views.
+        config: Settings of the survey.
+        inversion: Settings of the inversion: families, strengths, temperature.
+        seed: Seed of triggers and batches.
+        inverter: How triggers are optimized.
+    """
+    values = measure_texts(seen)
+    banks: dict[str, list[DummyBank]] = {}
+    for family in inversion.families:
+        measured, banks[family] = first_pass(seen, family, config, inversion, seed=seed, inverter=inverter)
+        values |= {f"{family}_{name}": value for name, value in measured.items()}
+    return Survey(values, seen.shots_per_class, banks)
+
+
+def measure_texts(seen: Observation) -> dict[str, torch.Tensor]:
+    """Measures the text of every class against clean images; no trigger is needed for it."""
+    pool, weights = seen.pool, seen.weights
+    count = len(weights)
+    similarity = pool.features @ weights.T
+    called = similarity.argmax(1)
+    own = F.one_hot(pool.labels, count).bool()
+    images = own.sum(0)
+    centroids = seen.centroids()
+    centered = F.normalize(weights - weights.mean(0), dim=-1) @ F.normalize(centroids - centroids.mean(0), dim=-1).T
+    others = centered.masked_fill(torch.eye(count, dtype=torch.bool), -1)
+    texts = (weights @ weights.T).fill_diagonal_(-1)
+    return {
+        "alignment": alignment(weights, centroids),
+        "own": best_similarity(pool.features, pool.labels, weights),
+        "any": closest_similarity(pool.features, weights),
+        "confusion": others.max(1).values,
+        "residual": outside_span(weights, pool.features),
+        "recall": (own & F.one_hot(called, count).bool()).sum(0) / images,
+        "attracted": (~own & F.one_hot(called, count).bool()).sum(0) / (len(pool) - images),
+        "neighbor": texts.max(1).values,
+        "mean_similarity": (similarity * ~own).sum(0) / (len(pool) - images),
+    }
+
+
+def outside_span(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """How much of each text lies where no clean image has anything: squared length outside of their span.
+
+    The span is soft: a direction counts as far as the images' spread along it exceeds `RIDGE`.
+
+    Args:
+        weights: Unit class weights [C, D].
+        features: Unit features of clean images [V, D].
+
+    Returns:
+        [C] in [0, 1].
+    """
+    centered = features - features.mean(0)
+    directions = weights - features.mean(0)
+    scatter = centered.T @ centered / len(features)
+    ridge = RIDGE * scatter.diagonal().mean() * len(scatter)
+    solved = torch.linalg.solve(scatter + ridge * torch.eye(len(scatter)), directions.T)
+    length = directions.square().sum(1)
+    return ridge * (directions.T * solved).sum(0) / length
+
+
+def first_pass(
+    seen: Observation,
+    family: str,
+    config: SurveyConfig,
+    inversion: InversionConfig,
+    *,
+    seed: int,
+    inverter: type[Inverter] = Inverter,
+) -> tuple[dict[str, torch.Tensor], list[DummyBank]]:
+    """Inverts a trigger for every class for a few steps, and measures it.
+
+    All start from the same noise and see the same images at the same step, so that differences are the classes'.
+
+    Returns:
+        Statistics [C] by name, and the triggers.
+    """
+    settings = inversion.model_copy(update={"lr": config.lr, "batch_size": config.batch_size})
+    count, size = len(seen.weights), seen.model.image_size
+    chunk = max(1, config.pixels // (config.batch_size * size * size))
+    strength = inversion.screen_sparsity if family == "mask" else inversion.screen_bound
+    rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[: config.sample]
+    banks, parts = [], []
+    for number, hypotheses in enumerate(torch.arange(count).split(chunk)):
+        engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
+        bank = make_bank(family, [strength], size, seed)
+        bank = bank.select(torch.zeros(len(hypotheses), dtype=torch.long))
+        done = f", {number * chunk + 1} to {number * chunk + len(hypotheses)} of {count}"
+        engine.run(bank, hypotheses, steps=config.steps, description=f"surveying classes ({family}{done})")
+        parts.append(engine.stats(bank, hypotheses, rows=rows))
+        banks.append(bank)
+    return _joined(parts), banks
+
+
+def _joined(parts: list[InversionStats]) -> dict[str, torch.Tensor]:
+    names = {
+        "objective": "objective", "loss": "loss", "size": "size",
+        "flips": "flip_rate", "collapse": "collapse", "reach": "reach",
+    }  # fmt: skip
+    return {name: torch.cat([getattr(part, field) for part in parts]) for name, field in names.items()}
