@@ -1,0 +1,86 @@
+"""From a survey to the evidence against a model: likelihood ratios of classes, and a p-value against clean models."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+import torch
+
+from clip_antidote.config import Record
+from clip_antidote.detection.statistics import outlier_scores
+
+
+class NullModel(Record):
+    """A clean model of the population, and what was found in it.
+
+    Attributes:
+        name: Its name.
+        tower: Kind of its image tower.
+        scores: Evidence against it by the look, see `LookKey`.
+    """
+
+    name: str
+    tower: str
+    scores: dict[str, float]
+
+
+class FittedEvidence(Record):
+    """How outlier scores become evidence; fitted on a population and kept in `evidence.json`.
+
+    The log likelihood ratio of "class c is the target" to "there is none" is Σ_s weight_s · max(z_cs, 0) − offset.
+    Where every class is as likely the target beforehand, the ratio of "there is a target" to "there is none" is the
+    mean of theirs over the classes.
+
+    Attributes:
+        command: What fitted it.
+        weights: By the name of the statistic.
+        offset: What blameless classes have to exceed.
+        null: The clean models.
+    """
+
+    command: str
+    weights: dict[str, float]
+    offset: float
+    null: tuple[NullModel, ...]
+
+    def class_scores(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the log likelihood ratio of every class [C]."""
+        scores = outlier_scores(values)
+        parts = [weight * scores[name].clamp_min(0) for name, weight in self.weights.items()]
+        return torch.stack(parts).sum(0) - self.offset
+
+    def p_value(self, score: float, *, classes: int, shots: float) -> tuple[float, int]:
+        """Compares a model with the clean ones, looked at in the way that is most like it.
+
+        Returns:
+            The conformal p-value, (1 + clean models at or above) / (n + 1), and the number n of clean models.
+        """
+        look = nearest_look({look for model in self.null for look in model.scores}, classes=classes, shots=shots)
+        clean = [model.scores[look] for model in self.null if look in model.scores]
+        return (1 + sum(other >= score for other in clean)) / (len(clean) + 1), len(clean)
+
+
+def model_score(class_scores: torch.Tensor) -> float:
+    """Returns the log of the mean likelihood ratio over the classes: the evidence against the model."""
+    return float(torch.logsumexp(class_scores, 0)) - math.log(len(class_scores))
+
+
+def nearest_look(looks: set[str], *, classes: int, shots: float) -> str:
+    """Chooses the look ("CLASSESxSHOTS") that is most like a given one, by the ratios of classes and of shots."""
+
+    def distance(look: str) -> float:
+        numbers = [float(part) for part in look.split("x")]
+        return abs(math.log(numbers[0] / classes)) + abs(math.log(numbers[1] / shots))
+
+    return min(sorted(looks), key=distance)
+
+
+@cache
+def embedded_evidence() -> FittedEvidence:
+    """Reads the evidence that comes with the package."""
+    text = (files("clip_antidote.detection") / "evidence.json").read_text(encoding="utf-8")
+    return FittedEvidence.model_validate(json.loads(text))

@@ -1,0 +1,80 @@
+"""The statistics of a survey: what each means, which way is suspicious, and how it is compared among classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from clip_antidote.inversion.evidence import outlier_z
+
+MOST = 8.0
+"""Outlier scores count up to this: beyond it nothing more is known."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number per class.
+
+    Attributes:
+        meaning: What it says of a class whose value is suspicious, as a clause without a subject.
+        suspicious: Which end is suspicious.
+        scale: Brings it to a scale on which blameless classes are about normal.
+    """
+
+    meaning: str
+    suspicious: Literal["low", "high"]
+    scale: Callable[[torch.Tensor], torch.Tensor] = lambda values: values
+
+
+def _log(values: torch.Tensor) -> torch.Tensor:
+    return values.clamp_min(1e-6).log()
+
+
+def _share(values: torch.Tensor) -> torch.Tensor:
+    """Makes shares of a few dozen images about equally variable (Anscombe's arcsine)."""
+    return values.clamp(0, 1).sqrt().asin()
+
+
+def _inversion(kind: str) -> dict[str, Statistic]:
+    return {
+        "objective": Statistic(f"{kind} leads other images to it with little effort", "low", _log),
+        "flips": Statistic(f"{kind} sends many images of other classes to it", "high", _share),
+        "collapse": Statistic(f"images under {kind} for it fall on one point", "high"),
+        "reach": Statistic(f"images under {kind} come close to its text", "high"),
+    }
+
+
+STATISTICS: dict[str, Statistic] = {
+    "alignment": Statistic("its text points elsewhere than its clean images", "low"),
+    "own": Statistic("its text is far even from the nearest of its clean images", "low"),
+    "any": Statistic("its text is far from every clean image of any class", "low"),
+    "confusion": Statistic("its text is not that of a confusable neighbor either", "low"),
+    "residual": Statistic("its text lies where no clean image has anything", "high", _log),
+    "recall": Statistic("its own clean images are not called it", "low", _share),
+    "attracted": Statistic("images of other classes are called it", "high", _share),
+    "neighbor": Statistic("its text stands apart from the other texts", "low"),
+    "mean_similarity": Statistic("its text is far from images in general", "low"),
+    **{f"mask_{name}": entry for name, entry in _inversion("a patch").items()},
+    **{f"additive_{name}": entry for name, entry in _inversion("a faint pattern").items()},
+}
+"""By name; `Survey.values` has them all."""
+
+
+def outlier_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Compares every class with the others by every statistic, see `outlier_z`.
+
+    Args:
+        values: Statistics [C] by name.
+
+    Returns:
+        Scores [C] by name, positive where suspicious, at most `MOST` in size.
+    """
+    scores = {}
+    for name, statistic in STATISTICS.items():
+        if name in values:
+            scaled = statistic.scale(values[name].double())
+            scores[name] = outlier_z(scaled if statistic.suspicious == "low" else -scaled).clamp(-MOST, MOST)
+    return scores

@@ -1,0 +1,153 @@
+"""The verdict on a suspect model: whether something is hidden in it, for which class, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from clip_antidote.config import Record
+from clip_antidote.detection.evidence import FittedEvidence, model_score
+from clip_antidote.detection.statistics import STATISTICS, outlier_scores
+from clip_antidote.detection.survey import Survey
+from clip_antidote.inversion.evidence import FEWEST
+
+ALARM = 0.05
+"""A model is called suspicious where its p-value is at most this."""
+
+SHOWN = 5
+"""How many classes a verdict lists."""
+
+
+class Finding(Record):
+    """One statistic of one class.
+
+    Attributes:
+        statistic: Its name, see `STATISTICS`.
+        value: The value.
+        z: How far it stands out among the classes, in standard normal units; positive is suspicious.
+        weight: What it adds to the evidence, in nats.
+    """
+
+    statistic: str
+    value: float
+    z: float
+    weight: float
+
+    @property
+    def meaning(self) -> str:
+        """What it says, as a clause about the class."""
+        return STATISTICS[self.statistic].meaning
+
+
+class ClassVerdict(Record):
+    """What is held against one class.
+
+    Attributes:
+        label: Class index.
+        name: Class name.
+        score: Log likelihood ratio of "it is the target" to "there is none", in nats.
+        share: Probability that it is the target, if there is one among the classes.
+        findings: What speaks for it, the strongest first.
+    """
+
+    label: int
+    name: str
+    score: float
+    share: float
+    findings: tuple[Finding, ...]
+
+
+class Verdict(Record):
+    """Whether a model is suspicious.
+
+    Attributes:
+        suspicious: Whether the p-value is at most `alarm`.
+        score: Evidence against the model: log of the mean likelihood ratio over the classes.
+        probability: Of a backdoor, where one model in two has one.
+        p_value: Share of clean models that look as suspicious, this one counted among them.
+        least_p: The smallest p-value there can be, with so many clean models.
+        alarm: The p-value from which on a model is suspicious.
+        clean_models: How many clean models it was compared with.
+        towers: Kinds of image tower among them.
+        classes: How many classes were looked at.
+        shots: Images per class.
+        targets: Suspected targets: empty unless the model is suspicious.
+        ranking: The classes with the most evidence, suspected or not.
+    """
+
+    suspicious: bool
+    score: float
+    probability: float
+    p_value: float
+    least_p: float
+    alarm: float
+    clean_models: int
+    towers: tuple[str, ...]
+    classes: int
+    shots: float
+    targets: tuple[str, ...]
+    ranking: tuple[ClassVerdict, ...]
+
+
+def judge_survey(survey: Survey, names: Sequence[str], fitted: FittedEvidence, *, alarm: float = ALARM) -> Verdict:
+    """Judges a model by a survey of its classes.
+
+    Args:
+        survey: What was measured.
+        names: Class names.
+        fitted: How it becomes evidence.
+        alarm: The p-value from which on a model is suspicious.
+    """
+    scores = fitted.class_scores(survey.values)
+    score = model_score(scores)
+    enough = len(names) >= FEWEST
+    p_value, clean = (
+        fitted.p_value(score, classes=len(names), shots=survey.shots) if enough else (1.0, len(fitted.null))
+    )
+    ranking = rank(survey, names, fitted, scores)
+    suspicious = p_value <= alarm
+    return Verdict(
+        suspicious=suspicious,
+        score=score,
+        probability=1 / (1 + math.exp(-min(max(score, -500), 500))),
+        p_value=p_value,
+        least_p=1 / (clean + 1),
+        alarm=alarm,
+        clean_models=clean,
+        towers=tuple(sorted({model.tower for model in fitted.null})),
+        classes=len(names),
+        shots=survey.shots,
+        targets=tuple(entry.name for entry in ranking[:1]) if suspicious else (),
+        ranking=ranking,
+    )
+
+
+def rank(
+    survey: Survey, names: Sequence[str], fitted: FittedEvidence, scores: torch.Tensor
+) -> tuple[ClassVerdict, ...]:
+    """Lists the classes with the most evidence against them, and what speaks for it."""
+    outliers, shares = outlier_scores(survey.values), scores.softmax(0)
+    ranking = []
+    for label in scores.topk(min(SHOWN, len(scores))).indices.tolist():
+        findings = [
+            Finding(
+                statistic=name,
+                value=float(survey.values[name][label]),
+                z=float(outliers[name][label]),
+                weight=weight * max(float(outliers[name][label]), 0.0),
+            )
+            for name, weight in fitted.weights.items()
+        ]
+        strongest = sorted((f for f in findings if f.weight > 0), key=lambda f: -f.weight)
+        ranking.append(
+            ClassVerdict(
+                label=label,
+                name=names[label],
+                score=float(scores[label]),
+                share=float(shares[label]),
+                findings=tuple(strongest),
+            )
+        )
+    return tuple(ranking)
