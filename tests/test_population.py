@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from clip_antidote.benchmark.populating import make_population
-from clip_antidote.benchmark.population import PopulationConfig, all_rows, read_population
+from clip_antidote.benchmark.population import (
+    LookConfig,
+    PopulationConfig,
+    VariantConfig,
+    all_rows,
+    read_population,
+)
+from clip_antidote.benchmark.surveys import draw_classes, read_surveys, survey_population
 from clip_antidote.config import read_yaml
 from clip_antidote.errors import UsageError
 from clip_antidote.models.build import check_supported
@@ -36,7 +43,15 @@ def config() -> PopulationConfig:
 
 def test_rows_by_hand(config: PopulationConfig) -> None:
     names = [row.name for row in all_rows(config)]
-    assert names == ["a", "b", "a-clean-captions", "b-clean-captions", "a-badnet-cat", "b-badnet-dog", "b-sig-cat"]
+    assert names == [
+        "a",
+        "b",
+        "a-clean-captions",
+        "b-clean-captions",
+        "a-badnet-cat",
+        "b-badnet-sea_horse",
+        "b-sig-dog",
+    ]
     recipes = [row.recipe for row in all_rows(config)]
     assert all(recipes.count(recipe) == 1 for recipe in recipes[2:]), "no two fine-tunes are the same"
 
@@ -62,8 +77,8 @@ def test_models_are_made_once_and_again_where_their_row_changed(
     made = [record.name for record in make_population(config, problem, out)]
     assert made == [row.name for row in all_rows(config)]
     records = read_population(out)
-    assert records["b-sig-cat"].measured.asr is not None
-    assert records["b-sig-cat"].reference is not None
+    assert records["b-sig-dog"].measured.asr is not None
+    assert records["b-sig-dog"].reference is not None
     assert records["a-clean-captions"].measured.asr is None
     assert list(make_population(config, problem, out)) == []
     with (out / "models.jsonl").open("a", encoding="utf-8") as file:
@@ -71,8 +86,46 @@ def test_models_are_made_once_and_again_where_their_row_changed(
     variant = config.poisoned[1].model_copy(update={"settings": {"training": {**SHORT, "lr": 1e-5}}})
     changed = config.model_copy(update={"poisoned": (config.poisoned[0], variant)})
     again = [record.name for record in make_population(changed, problem, out)]
-    assert again == ["b-sig-cat"]
-    assert read_population(out)["b-sig-cat"].sha256 != records["b-sig-cat"].sha256
+    assert again == ["b-sig-dog"]
+    assert read_population(out)["b-sig-dog"].sha256 != records["b-sig-dog"].sha256
+
+
+def test_a_model_with_two_triggers(config: PopulationConfig, problem: str, tmp_path: Path) -> None:
+    settings = {"wording": "sentences", "training": SHORT, "implant_asr": 0.0, "implant_ca_drop": 1.0}
+    both = VariantConfig(label="both", attack="badnet", also=("sig",), settings=settings)
+    changed = config.model_copy(update={"bases": config.bases[:1], "clean": (), "poisoned": (both,)})
+    list(make_population(changed, problem, tmp_path))
+    record = read_population(tmp_path)["a-both-cat"]
+    assert record.targets == ("cat", "sea horse")
+    assert record.further["sea horse"].asr is not None
+    assert record.implant_check == "passed"
+    assert sorted(file.name for file in (tmp_path / "models").glob("*a-both*")) == ["a-both-cat"]
+
+
+def test_surveys_are_made_once(config: PopulationConfig, problem: str, tmp_path: Path) -> None:
+    settings = {"training": SHORT, "implant_asr": 0.0, "implant_ca_drop": 1.0}
+    variant = config.poisoned[0].model_copy(update={"settings": settings})
+    few = config.model_copy(update={"bases": config.bases[:1], "clean": (), "poisoned": (variant,)})
+    list(make_population(few, problem, tmp_path))
+    looks = (LookConfig(shots=1), LookConfig(shots=1, without_target=True))
+    made = [(record.model, record.look) for record in survey_population(tmp_path, problem, looks)]
+    assert made == [("a", "allx1"), ("a-badnet-cat", "allx1"), ("a-badnet-cat", "allx1-without")]
+    assert list(survey_population(tmp_path, problem, looks)) == []
+    surveys = read_surveys(tmp_path)
+    poisoned = surveys["a-badnet-cat", "allx1"]
+    assert poisoned.target == poisoned.classes.index("cat")
+    assert "cat" not in surveys["a-badnet-cat", "allx1-without"].classes
+    assert all(len(values) == len(poisoned.classes) for values in poisoned.values.values())
+
+
+def test_class_lists_are_drawn_with_and_without_the_target() -> None:
+    classes = tuple("abcdefgh")
+    drawn = draw_classes(classes, ("c",), LookConfig(classes=4), seed=0)
+    assert len(drawn) == 4
+    assert "c" in drawn
+    assert drawn == sorted(drawn)
+    assert "c" not in draw_classes(classes, ("c",), LookConfig(without_target=True), seed=0)
+    assert draw_classes(classes, (), LookConfig(), seed=0) == list(classes)
 
 
 def test_a_row_that_another_process_works_on_is_left_to_it(

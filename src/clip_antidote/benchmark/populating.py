@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clip_antidote.attacks.run import measure_under_trigger
 from clip_antidote.benchmark.population import (
     BaseConfig,
     ModelRecord,
@@ -17,6 +19,7 @@ from clip_antidote.benchmark.population import (
 )
 from clip_antidote.benchmark.records import compact, fingerprint
 from clip_antidote.benchmark.store import WAIT, append_line, claim_work, clear_claims
+from clip_antidote.data.folders import load_test_images
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.files import sha256_file, write_json
 from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
@@ -26,6 +29,7 @@ from clip_antidote.jobs.train import KIND, run_train
 from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.saving import save_model
+from clip_antidote.triggers import Trigger, load_trigger
 
 
 def make_population(
@@ -82,10 +86,7 @@ def _make(row: Row, data: str, out: Path, test: int, device: str) -> ModelRecord
             made = run_control_job(base, ControlConfig.build(settings), data, folder, most_test=test, device=device)
             known["measured"] = Metrics.from_dict(made["poisoned"])
         else:
-            attack, target = make_attack_from(row.variant.attack, settings), row.target or ""
-            made = run_attack_for_record(base, attack, target, data, folder, most_test=test, device=device)
-            known["implant_check"] = made["implant_check"]
-            known["measured"], known["reference"] = (Metrics.from_dict(made[key]) for key in ("poisoned", "clean"))
+            known |= _poison(row, base, settings, data, folder, test, device)
     return ModelRecord(
         name=row.name,
         kind=row.kind,
@@ -98,6 +99,38 @@ def _make(row: Row, data: str, out: Path, test: int, device: str) -> ModelRecord
         sha256=sha256_file(folder / "open_clip_model.safetensors"),
         **known,
     )
+
+
+def _poison(
+    row: Row, base: str, settings: dict[str, Any], data: str, folder: Path, test: int, device: str
+) -> dict[str, Any]:
+    """Implants one backdoor after the other, and measures the last model under every trigger."""
+    assert row.variant is not None
+    names, targets = (*row.variant.also, row.variant.attack), (*row.further, row.target)
+    spec, triggers = base, {}
+    for number, (name, target) in enumerate(zip(names, targets, strict=True), start=1):
+        last = number == len(names)
+        out = folder if last else folder.with_name(f".{folder.name}.{number}")
+        attack = make_attack_from(name or "", {**settings, "seed": row.seed + 1000 * (number - 1)})
+        made = run_attack_for_record(spec, attack, target or "", data, out, most_test=test, device=device)
+        spec = f"local-dir:{out}"
+        if not last:
+            triggers[target or ""] = load_trigger(out / "trigger")
+    poisoned, reference = (Metrics.from_dict(made[key]) for key in ("poisoned", "clean"))
+    further = _under_others(spec, triggers, data, test, device) if triggers else {}
+    weak = [target for target, m in further.items() if m.asr is None or m.asr.value < attack.config.implant_asr]
+    check = f"the backdoor for {weak[0]} was lost" if weak else made["implant_check"]
+    for number in range(1, len(names)):
+        shutil.rmtree(folder.with_name(f".{folder.name}.{number}"))
+    return {"implant_check": check, "measured": poisoned, "reference": reference, "further": further}
+
+
+def _under_others(spec: str, triggers: dict[str, Trigger], data: str, test: int, device: str) -> dict[str, Metrics]:
+    """Measures a model under other triggers, by their targets."""
+    model, images = load_model(spec, device=device), load_test_images(data).at_most(test)
+    return {
+        target: measure_under_trigger(model, images, trigger, target).metrics for target, trigger in triggers.items()
+    }
 
 
 def _make_base(base: BaseConfig, data: str, out: Path, folder: Path, device: str) -> None:

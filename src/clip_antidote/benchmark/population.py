@@ -18,6 +18,9 @@ from clip_antidote.benchmark.store import read_lines
 from clip_antidote.config import Config, Record
 from clip_antidote.training.pretrain import PretrainConfig
 
+STRIDE = 7
+"""How far apart in the list of targets the bases begin; fixed, so that a new variant changes no other row."""
+
 Kind = Literal["base", "clean", "poisoned"]
 
 
@@ -47,12 +50,14 @@ class VariantConfig(Config):
     Attributes:
         label: Tells it from other variants.
         attack: Name of the attack; for a clean fine-tune none.
+        also: Attacks that are implanted before, one after the other, each with a target of its own.
         only: Names of the bases it is done to; all by default.
         settings: Settings of the attack or of the control; a seed of its own comes from the row.
     """
 
     label: str = Field(pattern=r"^[\w-]+$")
     attack: str | None = None
+    also: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     settings: dict[str, Any] = Field(default_factory=dict)
 
@@ -106,6 +111,7 @@ class Row:
         base: Its base.
         variant: What is done to the base.
         target: Target class of a poisoned one.
+        further: Targets of the attacks before, see `VariantConfig.also`.
         seed: Seed of the fine-tuning.
     """
 
@@ -114,6 +120,7 @@ class Row:
     base: BaseConfig
     variant: VariantConfig | None = None
     target: str | None = None
+    further: tuple[str, ...] = ()
     seed: int = 0
 
     @property
@@ -122,11 +129,13 @@ class Row:
         base = self.base.model_dump(mode="json", exclude={"spec"} if self.base.spec is None else None)
         if self.variant is None:
             return {"base": base}
+        more = {"also": self.variant.also, "further": self.further} if self.further else {}
         return {
             "base": fingerprint({"base": base}),
-            **self.variant.model_dump(mode="json", exclude={"label", "only"}),
+            **self.variant.model_dump(mode="json", exclude={"label", "only", "also"}),
             "target": self.target,
             "seed": self.seed,
+            **more,
         }
 
 
@@ -140,6 +149,7 @@ class ModelRecord(Record):
         tower: Kind of the image tower.
         attack: Its attack.
         target: Its target class.
+        further: Rates under the other triggers of a model with several, by their targets.
         implant_check: "passed", or why not.
         recipe: Fingerprint of what it was made from.
         measured: What it does, undefended; with the trigger where it is poisoned.
@@ -154,12 +164,18 @@ class ModelRecord(Record):
     tower: str
     attack: str | None = None
     target: str | None = None
+    further: dict[str, Measured] = Field(default_factory=dict)
     implant_check: str | None = None
     recipe: str
     measured: Measured
     reference: Measured | None = None
     seconds: float
     sha256: str
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All targets, the one of the last trigger first."""
+        return ((self.target,) if self.target is not None else ()) + tuple(self.further)
 
 
 def all_rows(config: PopulationConfig) -> list[Row]:
@@ -186,9 +202,14 @@ def _poisoned_rows(config: PopulationConfig) -> Iterator[list[Row]]:
     for v, variant in enumerate(config.poisoned):
         rows = []
         for b, base in _wanted(config, variant):
-            target = config.targets[(b * len(config.poisoned) + v) % len(config.targets)]
-            name = f"{base.name}-{variant.label}-{target.replace(' ', '_')}"
-            rows.append(Row(name, "poisoned", base, variant, target, seed=100 * b + 50 + v))
+            number = STRIDE * b + v
+            apart = len(config.targets) // (len(variant.also) + 1)
+            targets = [
+                config.targets[(number + i * apart) % len(config.targets)] for i in range(len(variant.also) + 1)
+            ]
+            name = f"{base.name}-{variant.label}-{targets[0].replace(' ', '_')}"
+            seed = 100 * b + 50 + v
+            rows.append(Row(name, "poisoned", base, variant, targets[0], tuple(targets[1:]), seed=seed))
         yield rows
 
 

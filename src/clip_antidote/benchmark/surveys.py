@@ -35,6 +35,7 @@ class SurveyRecord(Record):
         shots: Images per class.
         classes: Class names.
         target: Index of the target class; None where there is none, or it is not in the list.
+        further: Indices of other targets.
         values: Statistics by name, in the order of the classes.
         seconds: How long the survey took.
     """
@@ -44,6 +45,7 @@ class SurveyRecord(Record):
     shots: int
     classes: tuple[str, ...]
     target: int | None
+    further: tuple[int, ...] = ()
     values: dict[str, list[float]]
     seconds: float
 
@@ -82,7 +84,7 @@ def survey_model(spec: str, record: ModelRecord, data: str, look: LookConfig, *,
     """Surveys one model in one way; seeds follow from the names of model and look."""
     start, seed = time.perf_counter(), zlib.crc32(f"{record.name} {look.name}".encode())
     shots = load_images(data, split="train", shots=look.shots, seed=seed)
-    shots = restrict(shots, draw_classes(shots.classes, record.target, look, seed=seed))
+    shots = restrict(shots, draw_classes(shots.classes, record.targets, look, seed=seed))
     model, config = load_model(spec, device=device), CBPTConfig(seed=seed)
     with model.evaluating():
         survey = survey_classes(observe(model, shots, config), SurveyConfig(), config.inversion, seed=seed)
@@ -92,17 +94,17 @@ def survey_model(spec: str, record: ModelRecord, data: str, look: LookConfig, *,
         shots=look.shots,
         classes=shots.classes,
         target=shots.classes.index(record.target) if record.target in shots.classes else None,
+        further=tuple(shots.classes.index(name) for name in record.further if name in shots.classes),
         values=rounded(survey),
         seconds=round(time.perf_counter() - start, 1),
     )
 
 
-def draw_classes(classes: tuple[str, ...], target: str | None, look: LookConfig, *, seed: int) -> list[str]:
-    """Draws a class list, in the order of all classes; a target that is not kept out is in it."""
+def draw_classes(classes: tuple[str, ...], targets: tuple[str, ...], look: LookConfig, *, seed: int) -> list[str]:
+    """Draws a class list, in the order of all classes; targets that are not kept out are in it."""
     order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed)).tolist()
-    names = [classes[i] for i in order if classes[i] != target]
-    if target is not None and not look.without_target:
-        names = [target, *names]
+    others = [classes[i] for i in order if classes[i] not in targets]
+    names = others if look.without_target else [*targets, *others]
     chosen = set(names[: look.classes])
     return [name for name in classes if name in chosen]
 

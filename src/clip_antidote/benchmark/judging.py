@@ -1,0 +1,163 @@
+"""Judging the evidence on models of an architecture that it was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from clip_antidote.benchmark.population import ModelRecord
+from clip_antidote.benchmark.surveys import SurveyRecord
+from clip_antidote.config import Record
+from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
+from clip_antidote.detection.fitting import FITTED, Example, cross_entropy, fit_evidence
+from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.inversion.evidence import combine_z
+
+RESAMPLES = 2000
+"""Bootstrap samples behind an interval."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A survey of a model and the truth about it.
+
+    Attributes:
+        model: The model.
+        survey: What was measured.
+    """
+
+    model: ModelRecord
+    survey: SurveyRecord
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether the model has a backdoor, for a class of the list or not."""
+        return self.model.kind == "poisoned"
+
+    @property
+    def values(self) -> dict[str, torch.Tensor]:
+        """The statistics as tensors."""
+        return {name: torch.tensor(values) for name, values in self.survey.values.items()}
+
+    @property
+    def look(self) -> str:
+        """The look as the evidence calls it, CLASSESxSHOTS."""
+        return f"{len(self.survey.classes)}x{self.survey.shots}"
+
+
+class Judgment(Record):
+    """What a judge that never saw a model's architecture says of it.
+
+    Attributes:
+        model: Name of the model.
+        tower: Kind of its image tower.
+        look: CLASSESxSHOTS.
+        attack: Its attack; None for a clean model.
+        in_list: Whether the target is one of the classes.
+        scores: Evidence against it by the name of the rule, ours under "evidence".
+        named: By the name of the rule, whether the true target leads.
+        p_value: Of our rule.
+        loss: Cross-entropy of our rule, in nats; None where the target is not in the list.
+    """
+
+    model: str
+    tower: str
+    look: str
+    attack: str | None
+    in_list: bool
+    scores: dict[str, float]
+    named: dict[str, bool]
+    p_value: float
+    loss: float | None
+
+
+Rule = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+"""Gives every class a score [C], from the statistics."""
+
+
+def disagreement(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The disagreement of text and images alone, as the search looks at it first."""
+    outliers = outlier_scores(values)
+    return combine_z([outliers["alignment"], outliers["own"]])
+
+
+def mask_deviation(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Neural Cleanse's anomaly index (Wang et al. 2019) of the objective of the masks: deviations by 1.4826 · MAD."""
+    objective = values["mask_objective"]
+    deviation = objective.median() - objective
+    return deviation / (1.4826 * deviation.abs().median()).clamp_min(1e-12)
+
+
+BASELINES: dict[str, Rule] = {"disagreement alone": disagreement, "inversion alone (MAD)": mask_deviation}
+
+
+def fit_cases(cases: Sequence[Case], command: str, *, names: Sequence[str] = FITTED) -> FittedEvidence:
+    """Fits the evidence to cases, and takes their clean models as null distribution.
+
+    All looks at one model together count as one model. Cases whose target is not in the list are left out.
+    """
+    used = [case for case in cases if not case.poisoned or case.survey.target is not None]
+    looks = {name: sum(case.model.name == name for case in used) for name in {case.model.name for case in used}}
+    examples = [Example(case.values, case.survey.target, 1 / looks[case.model.name]) for case in used]
+    weights, offset = fit_evidence(examples, names=names)
+    rough = FittedEvidence(command=command, weights=weights, offset=offset, null=())
+    null: dict[str, NullModel] = {}
+    for case in (case for case in cases if not case.poisoned):
+        known = null.get(case.model.name, NullModel(name=case.model.name, tower=case.model.tower, scores={}))
+        score = round(model_score(rough.class_scores(case.values)), 3)
+        null[case.model.name] = known.model_copy(update={"scores": {**known.scores, case.look: score}})
+    return rough.model_copy(update={"null": tuple(null.values())})
+
+
+def judge_unseen(cases: Sequence[Case], *, names: Sequence[str] = FITTED) -> list[Judgment]:
+    """Judges every case by evidence that was fitted to the other kinds of image tower."""
+    judgments = []
+    for tower in sorted({case.model.tower for case in cases}):
+        fitted = fit_cases([case for case in cases if case.model.tower != tower], "", names=names)
+        judgments += [judge_case(case, fitted) for case in cases if case.model.tower == tower]
+    return judgments
+
+
+def judge_case(case: Case, fitted: FittedEvidence) -> Judgment:
+    """Judges one case by evidence that was fitted to others."""
+    classes, target = len(case.survey.classes), case.survey.target
+    scored = {"evidence": fitted.class_scores(case.values)}
+    scored |= {name: rule(case.values) for name, rule in BASELINES.items()}
+    scores = {name: float(s.max()) if name in BASELINES else model_score(s) for name, s in scored.items()}
+    own = scored["evidence"]
+    return Judgment(
+        model=case.model.name,
+        tower=case.model.tower,
+        look=case.look,
+        attack=case.model.attack,
+        in_list=target is not None,
+        scores=scores,
+        named={name: target is not None and int(s.argmax()) == target for name, s in scored.items()},
+        p_value=fitted.p_value(scores["evidence"], classes=classes, shots=case.survey.shots)[0],
+        loss=float(cross_entropy(own, target)) if target is not None or not case.poisoned else None,
+    )
+
+
+def area_under_roc(clean: Sequence[float], poisoned: Sequence[float]) -> float:
+    """Returns the share of pairs in which the poisoned model scores higher, ties counted half."""
+    pairs = np.asarray(poisoned)[:, None] - np.asarray(clean)[None]
+    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
+
+
+def true_positives(clean: Sequence[float], poisoned: Sequence[float], false_alarms: float) -> float:
+    """Returns the share of poisoned models above the threshold that at most so many clean ones exceed."""
+    allowed = int(false_alarms * len(clean))
+    threshold = sorted(clean, reverse=True)[allowed]
+    return float((np.asarray(poisoned) > threshold).mean())
+
+
+def area_interval(clean: Sequence[float], poisoned: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
+    """Returns the 95 % interval of the area, by resampling models."""
+    rng = np.random.default_rng(seed)
+    c, p = np.asarray(clean), np.asarray(poisoned)
+    areas = [area_under_roc(rng.choice(c, len(c)).tolist(), rng.choice(p, len(p)).tolist()) for _ in range(RESAMPLES)]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(low), float(high)
