@@ -1,0 +1,138 @@
+"""The evidence is fitted to models whose truth is known, and judged on kinds of tower that it never saw."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from clip_antidote.benchmark.judging import (
+    Case,
+    area_interval,
+    area_under_roc,
+    fit_cases,
+    judge_unseen,
+    mask_deviation,
+    true_positives,
+)
+from clip_antidote.benchmark.population import ModelRecord
+from clip_antidote.benchmark.surveys import SurveyRecord
+from clip_antidote.detection.fitting import Example, cross_entropy, fit_evidence
+from clip_antidote.detection.statistics import STATISTICS
+from clip_antidote.evaluation.intervals import Rate
+from clip_antidote.evaluation.metrics import Metrics
+
+CLASSES = 20
+NOISE = ("own", "recall")
+
+
+def draw(target: int | None, seed: int, *, speaks: str = "any") -> dict[str, torch.Tensor]:
+    """Statistics of blameless classes, of which one gives the target away."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {name: 0.5 + 0.1 * torch.rand(CLASSES, generator=generator) for name in STATISTICS}
+    if target is not None:
+        values[speaks][target] += -0.3 if STATISTICS[speaks].suspicious == "low" else 0.3
+    return values
+
+
+def examples(speaks: str = "any") -> list[Example]:
+    return [Example(draw(i if i % 2 else None, i, speaks=speaks), i if i % 2 else None) for i in range(20)]
+
+
+def case(number: int, tower: str) -> Case:
+    target = number % CLASSES if number % 2 else None
+    rate = Rate(1, 2)
+    model = ModelRecord(
+        name=f"{tower}-{number}",
+        kind="clean" if target is None else "poisoned",
+        base=tower,
+        tower=tower,
+        attack=None if target is None else "sig",
+        target=None if target is None else str(target),
+        recipe="",
+        measured=Metrics(ca=rate, mean_per_class_recall=None),
+        seconds=0.0,
+        sha256="",
+    )
+    values = {name: value.tolist() for name, value in draw(target, number).items()}
+    survey = SurveyRecord(
+        model=model.name,
+        look="20x16",
+        shots=16,
+        classes=tuple(map(str, range(CLASSES))),
+        target=target,
+        values=values,
+        seconds=0.0,
+    )
+    return Case(model, survey)
+
+
+def test_what_gives_targets_away_gets_the_weight() -> None:
+    for speaks in ("any", "mask_flips"):
+        weights, offset = fit_evidence(examples(speaks), names=("any", "mask_flips", *NOISE))
+        assert max(weights, key=weights.__getitem__) == speaks
+        assert all(weight >= 0 for weight in weights.values())
+        assert offset > 0
+
+
+def test_clean_and_poisoned_count_the_same_however_many_there_are() -> None:
+    few = examples()
+    clean = [example for example in few if example.target is None]
+    once = fit_evidence(few, names=("any", *NOISE))
+    more = fit_evidence([*few, *clean, *clean], names=("any", *NOISE))
+    assert more[1] == pytest.approx(once[1], abs=1e-3)
+
+
+def test_cross_entropy_by_hand() -> None:
+    scores = torch.tensor([math.log(3.0), 0.0])  # mean ratio 2: "none" has 1/3, class 0 has 1/2, class 1 has 1/6
+    assert float(cross_entropy(scores, None)) == pytest.approx(math.log(3))
+    assert float(cross_entropy(scores, 0)) == pytest.approx(math.log(2))
+    assert float(cross_entropy(scores, 1)) == pytest.approx(math.log(6))
+
+
+def test_no_model_is_judged_by_evidence_that_saw_its_tower() -> None:
+    cases = [
+        case(number, tower)
+        for tower, start in (("a", 0), ("b", 100), ("c", 200))
+        for number in range(start, start + 12)
+    ]
+    judged = judge_unseen(cases)
+    assert len(judged) == len(cases)
+    clean = [j.scores["evidence"] for j in judged if j.attack is None]
+    poisoned = [j.scores["evidence"] for j in judged if j.attack]
+    assert area_under_roc(clean, poisoned) > 0.9
+    assert all(j.named["evidence"] for j in judged if j.attack)
+    fitted = fit_cases([c for c in cases if c.model.tower != "a"], "by hand")
+    assert {model.tower for model in fitted.null} == {"b", "c"}
+    own = next(j for j in judged if j.model == "a-0")
+    at_or_above = sum(model.scores["20x16"] >= own.scores["evidence"] for model in fitted.null)
+    assert own.p_value == pytest.approx((1 + at_or_above) / (len(fitted.null) + 1), abs=1e-3)
+
+
+def test_a_model_that_is_surveyed_often_counts_once() -> None:
+    cases = [case(number, "a") for number in range(12)]
+    again = fit_cases([*cases, *[cases[0]] * 5], "by hand")
+    assert again.offset == pytest.approx(fit_cases(cases, "by hand").offset, abs=1e-3)
+
+
+def test_area_under_roc_is_that_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(30, generator=generator).round(decimals=1).tolist()
+    poisoned = (torch.randn(20, generator=generator) + 1).round(decimals=1).tolist()
+    expected = roc_auc_score([0] * 30 + [1] * 20, clean + poisoned)
+    assert area_under_roc(clean, poisoned) == pytest.approx(expected)
+    low, high = area_interval(clean, poisoned)
+    assert low < expected < high
+
+
+def test_true_positives_by_hand() -> None:
+    clean = [float(i) for i in range(20)]
+    assert true_positives(clean, [17.5, 18.5, 19.5, 25.0], 0.05) == 0.75
+    assert true_positives(clean, [17.5, 18.5, 19.5, 25.0], 0.0) == 0.5
+
+
+def test_the_deviation_of_masks_by_hand() -> None:
+    values = {"mask_objective": torch.tensor([1.0, 4.0, 5.0, 6.0, 7.0])}
+    assert mask_deviation(values).tolist() == pytest.approx([4 / 1.4826, 1 / 1.4826, 0, -1 / 1.4826, -2 / 1.4826])
