@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,14 +18,19 @@ from clip_antidote.benchmark.judging import (
     fit_cases,
     judge_unseen,
     mask_deviation,
+    read_judgments,
     true_positives,
 )
 from clip_antidote.benchmark.population import ModelRecord
+from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.surveys import SurveyRecord
-from clip_antidote.detection.fitting import Example, cross_entropy, fit_evidence
+from clip_antidote.config import Record
+from clip_antidote.detection.evidence import FittedEvidence
+from clip_antidote.detection.fitting import Example, cross_entropies, fit_evidence
 from clip_antidote.detection.statistics import STATISTICS
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
+from conftest import Cli
 
 CLASSES = 20
 NOISE = ("own", "recall")
@@ -86,10 +94,12 @@ def test_clean_and_poisoned_count_the_same_however_many_there_are() -> None:
 
 
 def test_cross_entropy_by_hand() -> None:
-    scores = torch.tensor([math.log(3.0), 0.0])  # mean ratio 2: "none" has 1/3, class 0 has 1/2, class 1 has 1/6
-    assert float(cross_entropy(scores, None)) == pytest.approx(math.log(3))
-    assert float(cross_entropy(scores, 0)) == pytest.approx(math.log(2))
-    assert float(cross_entropy(scores, 1)) == pytest.approx(math.log(6))
+    row = [math.log(3.0), 0.0]  # mean ratio 2: "none" has 1/3, class 0 has 1/2, class 1 has 1/6
+    scores = torch.tensor([row, row, row])
+    found = cross_entropies(scores, torch.tensor([-1, 0, 1]))
+    assert found.tolist() == pytest.approx([math.log(3), math.log(2), math.log(6)])
+    padded = torch.tensor([[*row, -math.inf]] * 3)
+    assert torch.equal(cross_entropies(padded, torch.tensor([-1, 0, 1])), found)
 
 
 def test_no_model_is_judged_by_evidence_that_saw_its_tower() -> None:
@@ -136,3 +146,42 @@ def test_true_positives_by_hand() -> None:
 def test_the_deviation_of_masks_by_hand() -> None:
     values = {"mask_objective": torch.tensor([1.0, 4.0, 5.0, 6.0, 7.0])}
     assert mask_deviation(values).tolist() == pytest.approx([4 / 1.4826, 1 / 1.4826, 0, -1 / 1.4826, -2 / 1.4826])
+
+
+def write_jsonl(path: Path, records: Sequence[Record]) -> None:
+    lines = [
+        json.dumps(record.model_dump(mode="json", exclude_none=isinstance(record, ModelRecord))) for record in records
+    ]
+    path.write_text("".join(line + "\n" for line in lines))
+
+
+def test_records_are_kept_read_and_judged(tmp_path: Path, cli: Cli) -> None:
+    cases = [case(number, tower) for tower, start in (("a", 0), ("b", 100)) for number in range(start, start + 48)]
+    for number, part in enumerate((cases[:60], cases[58:])):
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        write_jsonl(out / "models.jsonl", [one.model for one in part])
+        write_jsonl(out / "surveys.jsonl", [one.survey for one in part])
+        assert cli("benchmark", "keep", "--out", out, "--records", "kept").status == 0
+    models, surveys = read_kept(tmp_path / "kept")
+    assert len(models) == len(surveys) == 96
+    for one in cases:
+        back = surveys[one.model.name, "20x16"]
+        assert (back.classes, back.target) == (one.survey.classes, one.survey.target)
+        assert back.values["any"] == pytest.approx(one.survey.values["any"], rel=1e-3)
+    ran = cli("benchmark", "judge", "--records", "kept", "--fit", "evidence.json")
+    assert ran.status == 0
+    assert "| evidence |" in ran.out
+    assert "48 of 48" in ran.out
+    fitted = FittedEvidence.model_validate_json((tmp_path / "evidence.json").read_text())
+    assert len(fitted.null) == 48
+    assert len(read_judgments(tmp_path / "kept")) == 96
+
+
+def test_records_that_are_none_are_refused(tmp_path: Path, cli: Cli) -> None:
+    assert cli("benchmark", "judge", "--records", "nowhere").status == 2
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "surveys.safetensors").write_bytes(b"no tensors")
+    ran = cli("benchmark", "judge", "--records", "kept")
+    assert ran.status == 2
+    assert "does not hold surveys" in ran.err

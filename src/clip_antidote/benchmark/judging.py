@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from clip_antidote.benchmark.population import ModelRecord
+from clip_antidote.benchmark.store import write_rows
+from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.surveys import SurveyRecord
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
-from clip_antidote.detection.fitting import FITTED, Example, cross_entropy, fit_evidence
+from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
 from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.files import write_json
 from clip_antidote.inversion.evidence import combine_z
 
 RESAMPLES = 2000
@@ -137,8 +142,12 @@ def judge_case(case: Case, fitted: FittedEvidence) -> Judgment:
         scores=scores,
         named={name: target is not None and int(s.argmax()) == target for name, s in scored.items()},
         p_value=fitted.p_value(scores["evidence"], classes=classes, shots=case.survey.shots)[0],
-        loss=float(cross_entropy(own, target)) if target is not None or not case.poisoned else None,
+        loss=_loss(own, target) if target is not None or not case.poisoned else None,
     )
+
+
+def _loss(scores: torch.Tensor, target: int | None) -> float:
+    return float(cross_entropies(scores[None], torch.tensor([-1 if target is None else target])))
 
 
 def area_under_roc(clean: Sequence[float], poisoned: Sequence[float]) -> float:
@@ -161,3 +170,29 @@ def area_interval(clean: Sequence[float], poisoned: Sequence[float], *, seed: in
     areas = [area_under_roc(rng.choice(c, len(c)).tolist(), rng.choice(p, len(p)).tolist()) for _ in range(RESAMPLES)]
     low, high = np.quantile(areas, [0.025, 0.975])
     return float(low), float(high)
+
+
+def judge_records(records: Path, *, fit: Path | None = None) -> list[Judgment]:
+    """Judges the kept records of a population, and writes `judgments.json` beside them.
+
+    Args:
+        records: Folder of `keep_population`.
+        fit: File for the evidence fitted to all of them.
+
+    Raises:
+        DataError: There are no records.
+    """
+    models, surveys = read_kept(records)
+    cases = [Case(models[survey.model], survey) for survey in surveys.values()]
+    judgments = judge_unseen(cases)
+    write_rows(records / "judgments.json", [j.model_dump(mode="json") for j in judgments])
+    if fit is not None:
+        command = f"clip-antidote benchmark judge --records {records} --fit {fit}"
+        write_json(fit, fit_cases(cases, command).model_dump(mode="json"))
+    return judgments
+
+
+def read_judgments(records: Path) -> list[Judgment]:
+    """Reads what `judge_records` wrote."""
+    rows = json.loads((records / "judgments.json").read_text(encoding="utf-8"))["rows"]
+    return [Judgment.model_validate(row) for row in rows]

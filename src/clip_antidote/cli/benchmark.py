@@ -84,6 +84,35 @@ def survey(
         say(f"{record.model}, {record.look}: {len(record.classes)} classes, {record.seconds:.0f} s")
 
 
+@app.command("keep")
+def keep(
+    out: Annotated[Path, typer.Option(help="Folder of the population.")],
+    records: Annotated[Path, typer.Option(help="Folder of the records to add it to.")],
+) -> None:
+    """Add manifest and surveys of a population to small files for a repository."""
+    from clip_antidote.benchmark.survey_file import keep_population
+
+    models, surveys = keep_population(out, records)
+    say(f"{records}: {models} models, {surveys} surveys")
+
+
+@app.command("judge")
+def judge(
+    records: Annotated[Path, typer.Option(help="Folder of the records, see `benchmark keep`.")],
+    fit: Annotated[
+        Path | None, typer.Option(help="Also fit the evidence to all of them, and write it here.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Judge every model by evidence fitted to other kinds of image tower, and print the tables."""
+    from clip_antidote.benchmark.detection_tables import all_tables
+    from clip_antidote.benchmark.judging import judge_records
+
+    judgments = judge_records(records, fit=fit)
+    for title, table in all_tables(judgments).items():
+        say(f"## {title}")
+        console.print(table, highlight=False, markup=False, soft_wrap=True)
+
+
 @app.command("zoo")
 def zoo(out: Out) -> None:
     """Print the table of the poisoned models as Markdown; write it to zoo.md, its records to suspects.json."""

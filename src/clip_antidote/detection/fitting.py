@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
+from torch.nn.utils.rnn import pad_sequence
 
 from clip_antidote.detection.statistics import outlier_scores
 
@@ -52,18 +53,18 @@ def fit_evidence(
     Returns:
         Weights by name, and the offset.
     """
-    matrices = [_matrix(example, names) for example in examples]
     totals = [sum(e.weight for e in examples if (e.target is None) == clean) for clean in (True, False)]
-    shares = [example.weight / totals[example.target is not None] / 2 for example in examples]
+    shares = torch.tensor([example.weight / totals[example.target is not None] / 2 for example in examples])
+    shares, targets = shares.double(), torch.tensor([-1 if e.target is None else e.target for e in examples])
+    matrix, present = _stacked(examples, names)
 
     def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         theta = torch.tensor(parameters, requires_grad=True)
-        total = penalty * theta[:-1].square().sum()
-        for matrix, example, share in zip(matrices, examples, shares, strict=True):
-            total = total + share * cross_entropy(matrix @ theta[:-1] - theta[-1], example.target)
+        scores = (matrix @ theta[:-1] - theta[-1]).masked_fill(~present, -torch.inf)
+        total = penalty * theta[:-1].square().sum() + (shares * cross_entropies(scores, targets)).sum()
         total.backward()
         assert theta.grad is not None
-        return float(total), theta.grad.numpy()
+        return float(total.detach()), theta.grad.numpy()
 
     start = np.full(len(names) + 1, 0.3)
     start[-1] = 3.0
@@ -72,18 +73,24 @@ def fit_evidence(
     return dict(zip(names, map(float, found.x[:-1]), strict=True)), float(found.x[-1])
 
 
-def cross_entropy(scores: torch.Tensor, target: int | None) -> torch.Tensor:
-    """Minus the log of the probability that the truth gets, in nats, see `fit_evidence`.
+def cross_entropies(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Minus the log of the probability that the truth gets, in nats [N], see `fit_evidence`.
 
     Args:
-        scores: Log likelihood ratios of the classes [C].
-        target: The true target; None where there is none.
+        scores: Log likelihood ratios of the classes [N, C]; −inf where a model has fewer classes.
+        targets: The true targets [N]; −1 where there is none.
     """
-    count = scores.new_tensor(len(scores))
-    total = torch.nn.functional.softplus(torch.logsumexp(scores, 0) - count.log())
-    return total if target is None else total - scores[target] + count.log()
+    count = scores.isfinite().sum(1).to(scores)
+    total = torch.nn.functional.softplus(torch.logsumexp(scores, 1) - count.log())
+    own = scores.gather(1, targets.clamp_min(0)[:, None])[:, 0] - count.log()
+    return total - torch.where(targets >= 0, own, torch.zeros_like(own))
 
 
-def _matrix(example: Example, names: Sequence[str]) -> torch.Tensor:
-    scores = outlier_scores(example.values)
-    return torch.stack([scores[name].clamp_min(0) for name in names], dim=1).double()
+def _stacked(examples: Sequence[Example], names: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the outlier scores [N, C, F] of all examples, 0 where one has fewer classes, and which are there."""
+    matrices = []
+    for example in examples:
+        scores = outlier_scores(example.values)
+        matrices.append(torch.stack([scores[name].clamp_min(0) for name in names], dim=1).double())
+    present = pad_sequence([torch.ones(len(matrix), dtype=torch.bool) for matrix in matrices], batch_first=True)
+    return pad_sequence(matrices, batch_first=True), present

@@ -1,0 +1,90 @@
+"""Tables of judgments, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from clip_antidote.benchmark.judging import Judgment, area_interval, area_under_roc, true_positives
+from clip_antidote.benchmark.tables import markdown, mean_percent
+from clip_antidote.detection.verdict import ALARM
+from clip_antidote.evaluation.metric_table import MISSING
+
+OURS = "evidence"
+
+
+def rules_table(judgments: Sequence[Judgment]) -> str:
+    """Every rule on the same models: area under the ROC curve, detections at two rates of false alarms, naming."""
+    clean, poisoned = _split(judgments)
+    rows = []
+    for rule in judgments[0].scores:
+        found = [j.named[rule] for j in poisoned]
+        at = [mean_percent([_detected(clean, poisoned, rule, rate)]) for rate in (0.05, 0.01)]
+        rows.append([rule, area(clean, poisoned, rule), *at, mean_percent([float(named) for named in found])])
+    return markdown(["rule", "AUC [95 %]", "found at 5 % false alarms", "at 1 %", "target ranked first"], rows)
+
+
+def groups_table(judgments: Sequence[Judgment], key: Callable[[Judgment], str], head: str, alarm: float) -> str:
+    """Our rule at its alarm level, per group of models: false alarms, detections, naming.
+
+    Args:
+        judgments: The judgments.
+        key: Names the group of one.
+        head: What the groups are.
+        alarm: The p-value from which on a model is suspicious.
+    """
+    rows = []
+    for group in sorted({key(j) for j in judgments}):
+        clean, poisoned = _split([j for j in judgments if key(j) == group])
+        alarms = sum(j.p_value <= alarm for j in clean)
+        found = [j for j in poisoned if j.p_value <= alarm]
+        named = sum(j.named[OURS] for j in found)
+        losses = [j.loss for j in (*clean, *poisoned) if j.loss is not None]
+        rows.append(
+            [
+                group,
+                area(clean, poisoned, OURS),
+                f"{alarms} of {len(clean)}" if clean else MISSING,
+                f"{len(found)} of {len(poisoned)}" if poisoned else MISSING,
+                f"{named} of {len(found)}" if found else MISSING,
+                f"{sum(losses) / len(losses):.2f}" if losses else MISSING,
+            ]
+        )
+    return markdown([head, "AUC [95 %]", "false alarms", "found", "of these named", "cross-entropy"], rows)
+
+
+def attacks_table(judgments: Sequence[Judgment], alarm: float) -> str:
+    """Our rule per attack."""
+    poisoned = [j for j in judgments if j.attack is not None and j.in_list]
+    return groups_table(poisoned, lambda j: j.attack or "", "attack", alarm)
+
+
+def area(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str) -> str:
+    """The area under the ROC curve of a rule, with its interval."""
+    if not clean or not poisoned:
+        return MISSING
+    scores = [[j.scores[rule] for j in group] for group in (clean, poisoned)]
+    low, high = area_interval(*scores)
+    return f"{area_under_roc(*scores):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _split(judgments: Sequence[Judgment]) -> tuple[list[Judgment], list[Judgment]]:
+    """Returns those of clean models, and those of poisoned ones whose target is in the list."""
+    return [j for j in judgments if j.attack is None], [j for j in judgments if j.attack is not None and j.in_list]
+
+
+def _detected(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str, rate: float) -> float | None:
+    if not clean or not poisoned:
+        return None
+    return true_positives([j.scores[rule] for j in clean], [j.scores[rule] for j in poisoned], rate)
+
+
+def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str, str]:
+    """All tables by their titles."""
+    largest = max(int(j.look.split("x")[0]) for j in judgments)
+    main = [j for j in judgments if j.look == f"{largest}x16"]
+    return {
+        f"Rules, {largest} classes, 16 shots": rules_table(main),
+        f"By tower, {largest} classes, 16 shots": groups_table(main, lambda j: j.tower, "tower", alarm),
+        f"By attack, {largest} classes, 16 shots": attacks_table(main, alarm),
+        "By classes and shots": groups_table(judgments, lambda j: j.look, "classes × shots", alarm),
+    }
