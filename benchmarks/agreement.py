@@ -3,8 +3,7 @@
     python benchmarks/agreement.py runs/zoo_120/zoo/*/ --clean tiny --data runs/problem \\
         --out docs/records/agreement.json
 
-For every model the evidence (see `inversion/evidence.py`) of its target and of the highest other class, by
-alignment, by the best images, and by both, as they are: how few shots shrink it (`inversion/search.py`) is left out.
+For every model how far its target and the highest other class stand out, by alignment, by the best images, and by both.
 Folders of `benchmark prepare`; clean controls and `--clean` have none. A row for each of the `--seeds` of the shots.
 """
 
@@ -16,15 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import norm
 
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.detection.outliers import combine_z, outlier_z
 from clip_antidote.inversion.alignment import alignment, best_similarity
-from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
+
+
+def by_chance(scores: torch.Tensor) -> torch.Tensor:
+    """−log10 of the probability that the best of so many blameless classes stands out so far, if all were normal."""
+    chance = (len(scores) * norm.sf(scores.double().numpy())).clip(1e-300, 1)
+    return -torch.from_numpy(chance).log10().float()
 
 
 def measure(model: DualEncoder, shots: LabelledImages, target: str | None, views: int, seed: int) -> dict[str, Any]:
@@ -34,7 +40,7 @@ def measure(model: DualEncoder, shots: LabelledImages, target: str | None, views
     best = outlier_z(best_similarity(seen.pool.features, seen.pool.labels, seen.weights))
     row: dict[str, Any] = {}
     for name, scores in {"alignment": aligned, "best": best, "both": combine_z([aligned, best])}.items():
-        found = evidence(scores, len(scores))
+        found = by_chance(scores)
         others = torch.ones(len(found), dtype=torch.bool)
         if target is not None:
             label = shots.classes.index(target)

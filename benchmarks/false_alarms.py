@@ -17,7 +17,7 @@ from typing import Any
 from clip_antidote.benchmark.records import best_scores
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
-from clip_antidote.inversion.search import search_targets
+from clip_antidote.detection.search import search_targets
 from clip_antidote.models import load_model
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
@@ -50,7 +50,7 @@ def main() -> None:
                 f"| {name} | {seed} | {scores[0].class_name} | {scores[0].score:.2f} | {scores[1].score:.2f} |",
                 flush=True,
             )
-            facts = {"threshold": inversion.score_threshold, "shots": options.shots}
+            facts = {"alarm": inversion.alarm, "shots": options.shots}
             write_rows(options.out, rows, **facts, versions=library_versions())
 
 

@@ -21,8 +21,8 @@ import torch
 from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
+from clip_antidote.detection.search import search_targets
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
-from clip_antidote.inversion.search import search_targets
 from clip_antidote.purification.config import CBPTConfig, GateConfig
 from clip_antidote.purification.dummies import encode_dummies
 from clip_antidote.purification.gate import GuardedHead

@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
+from clip_antidote.detection.search import SAMPLE, SearchResult
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
 from clip_antidote.evaluation.metrics import compute_metrics
 from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.inversion.bank import Dummy, invert_bank
 from clip_antidote.inversion.invert import Inverter
-from clip_antidote.inversion.search import SAMPLE, SearchResult
 from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.dummies import DummyFeatures, TriggeredViews, encode_dummies

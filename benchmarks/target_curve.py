@@ -20,8 +20,8 @@ from clip_antidote.benchmark.grid import THRESHOLDS
 from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
+from clip_antidote.detection.search import SearchResult, known_triggers, search_targets
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
-from clip_antidote.inversion.search import SearchResult, known_triggers, search_targets
 from clip_antidote.inversion.views import Observation
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig

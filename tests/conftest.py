@@ -17,6 +17,7 @@ from clip_antidote.attacks.run import AttackResult, run_attack
 from clip_antidote.cli.app import main
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.detection.verdict import Verdict
 from clip_antidote.jobs.demo import TARGET, demo_attack
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.build import build_open_clip, save_open_clip
@@ -131,6 +132,26 @@ def model_folder(small_model: OpenCLIPEncoder, tmp_path: Path) -> str:
     folder.mkdir()
     save_open_clip(small_model, None, folder)
     return f"local-dir:{folder}"
+
+
+def a_verdict(**changes: Any) -> Verdict:
+    """A verdict on a model in which nothing was found."""
+    facts = {
+        "suspicious": bool(changes.get("targets")),
+        "score": 1.0,
+        "probability": 0.7,
+        "p_value": 0.5,
+        "needed": 4.0,
+        "least_p": 0.05,
+        "alarm": 0.05,
+        "clean_models": 19,
+        "towers": ("vit",),
+        "classes": 10,
+        "shots": 16.0,
+        "targets": (),
+        "ranking": (),
+    }
+    return Verdict.model_validate({**facts, **changes})
 
 
 def two_gate_classifier(model: DualEncoder, triggers: dict[str, Trigger] | None = None) -> PurifiedCLIP:

@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
+from clip_antidote.detection.search import search_targets
+from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.detection.survey import survey_classes
 from clip_antidote.errors import DataError, ModelError, UsageError
-from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.config import InversionConfig, SurveyConfig
 from clip_antidote.inversion.invert import InversionStats, Inverter
-from clip_antidote.inversion.search import screen, search_targets
 from clip_antidote.jobs.purify import run_purify
 from clip_antidote.models import OpenCLIPEncoder, load_model
 from clip_antidote.models.build import build_open_clip, save_open_clip
@@ -36,7 +38,7 @@ from clip_antidote.training.loop import TrainingConfig
 from conftest import SMALL, Cli, draw_photos
 
 FAST = {
-    "inversion": {"screen_steps": 2, "final_steps": 2},
+    "inversion": {"survey": {"steps": 2}, "final_steps": 2},
     "tuning": {"steps": 4},
     "precision": "fp32",
     "pool": 20,
@@ -132,11 +134,11 @@ def test_an_inversion_that_diverges_names_its_step(small_model: OpenCLIPEncoder)
         def negatives(self, labels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
             return super().negatives(labels, clean) * math.nan
 
-    settings = InversionConfig(screen_steps=2, final_steps=2)
-    with pytest.raises(ModelError, match=r"screening targets \(mask\): the loss is not finite at step 1; look at"):
+    settings = InversionConfig(survey=SurveyConfig(steps=2), final_steps=2)
+    with pytest.raises(ModelError, match=r"surveying classes \(mask.*\): the loss is not finite at step 1; look at"):
         search_targets(seen, settings, 0, inverter=Broken)
     with pytest.raises(ModelError, match="the loss is not finite"):
-        search_targets(seen, InversionConfig(temperature=1e-45, screen_steps=2), 0)
+        search_targets(seen, InversionConfig(temperature=1e-45, survey=SurveyConfig(steps=2)), 0)
 
 
 def test_an_inversion_without_any_loss_is_a_number(
@@ -150,11 +152,10 @@ def test_an_inversion_without_any_loss_is_a_number(
 
     monkeypatch.setattr(Inverter, "stats", perfect)
     seen = observe(small_model, shots(noise()), config())
-    engine = Inverter(seen, InversionConfig(screen_steps=1), generator=torch.Generator().manual_seed(0))
-    found, banks = screen(engine, torch.arange(5), rows=torch.arange(10), seed=0)
-    assert [bank.name for bank in banks] == ["mask", "additive"]
-    assert found.isfinite().all()
-    assert (found.argmin(1) == 0).all()
+    survey = survey_classes(seen, InversionConfig(survey=SurveyConfig(steps=1)), seed=0)
+    found = outlier_scores(survey.values)
+    assert found["mask_objective"].isfinite().all()
+    assert int(found["mask_objective"].argmax()) == 0
 
 
 def test_settings_are_finite() -> None:
@@ -205,7 +206,7 @@ def test_an_earlier_artefact_outlives_a_failure(small_model: OpenCLIPEncoder, tm
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_constant_images_end_in_a_classifier_or_a_sentence(small_model: OpenCLIPEncoder, value: int) -> None:
     same = torch.full((10, 3, 32, 32), value, dtype=torch.uint8)
-    settings = config(inversion={**FAST["inversion"], "score_threshold": -1.0})  # type: ignore[dict-item]
+    settings = config(inversion={**FAST["inversion"], "alarm": 1.0})  # type: ignore[dict-item]
     with pytest.raises(DataError, match="are all alike"):
         purify(small_model, shots(same), settings)
     with pytest.raises(DataError, match=r"switch off gate\.enabled"):

@@ -83,11 +83,12 @@ def test_purify_evaluate_and_show_config(
 ) -> None:
     settings = tmp_path / "fast.yaml"
     settings.write_text(
-        "inversion: {screen_steps: 2, final_steps: 2, batch_size: 4}\ntuning: {steps: 3}\nprecision: fp32\npool: 12\n"
+        "inversion: {survey: {steps: 2}, final_steps: 2, guard_steps: 2}\n"
+        "tuning: {steps: 3}\nprecision: fp32\npool: 12\n"
     )
     shown = cli("purify", model_folder, "--config", settings, "--show-config", "--seed", 5)
     assert shown.status == 0
-    assert "screen_steps: 2" in shown.out
+    assert "steps: 2" in shown.out
     assert "seed: 5" in shown.out
     ran = cli("purify", model_folder, "--data", photos, "--shots", 2, "--config", settings, "--json")
     assert ran.status == 0
@@ -116,7 +117,7 @@ def test_ctrl_c_leaves_nothing_half_written(
         raise KeyboardInterrupt
 
     arguments = ["purify", model_folder, "--data", photos, "--shots", 2, "--config", "fast.yaml"]
-    (tmp_path / "fast.yaml").write_text("inversion: {screen_steps: 1, final_steps: 1}\nprecision: fp32\npool: 4\n")
+    (tmp_path / "fast.yaml").write_text("inversion: {survey: {steps: 1}, final_steps: 1}\nprecision: fp32\npool: 4\n")
     before = sorted(p.name for p in tmp_path.iterdir())
     with monkeypatch.context() as patch:
         patch.setattr("clip_antidote.purification.pipeline.tune_prompts", interrupt)

@@ -22,13 +22,13 @@ from clip_antidote.attacks.trigger_making import _kept_trigger
 from clip_antidote.config import Config, read_yaml
 from clip_antidote.data.folders import load_images, read_classes
 from clip_antidote.data.problem import prepare_problem
+from clip_antidote.detection.scores import ClassScore
+from clip_antidote.detection.search import SearchResult
+from clip_antidote.detection.state import kept_search, save_search
 from clip_antidote.errors import ClipAntidoteError, DataError, ModelError, UnsupportedError, UsageError
 from clip_antidote.files import atomic_path, write_json
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig
-from clip_antidote.inversion.scoring import ClassScore
-from clip_antidote.inversion.search import SearchResult
-from clip_antidote.inversion.state import kept_search, save_search
 from clip_antidote.jobs.purify import purify_settings
 from clip_antidote.models.build import build_open_clip
 from clip_antidote.models.config_check import rough_parameters
@@ -382,7 +382,7 @@ def test_the_command_says_that_it_starts_again(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    fast = "inversion: {screen_steps: 1, final_steps: 1}\ntuning: {steps: 1}\nprecision: fp32\npool: 4\n"
+    fast = "inversion: {survey: {steps: 1}, final_steps: 1}\ntuning: {steps: 1}\nprecision: fp32\npool: 4\n"
     (tmp_path / "fast.yaml").write_text(fast)
     arguments = ["purify", model_folder, "--data", photos, "--shots", 2, "--config", "fast.yaml"]
     with monkeypatch.context() as patch:

@@ -8,18 +8,16 @@ import torch.nn.functional as F
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
-from clip_antidote.inversion import search
+from clip_antidote.detection import search
+from clip_antidote.detection.outliers import combine_z, outlier_z
+from clip_antidote.detection.scores import ClassScore
 from clip_antidote.inversion.alignment import alignment, best_similarity, class_centroids, closest_similarity
 from clip_antidote.inversion.config import InversionConfig
-from clip_antidote.inversion.evidence import combine_z, evidence, outlier_z
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.objective import inversion_loss
-from clip_antidote.inversion.scoring import ClassScore, Signals, judge, reliability
 from clip_antidote.inversion.views import Observation, make_views
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
-
-NONE = torch.tensor([], dtype=torch.long)
 
 
 def test_inversion_loss_by_hand() -> None:
@@ -59,11 +57,9 @@ def test_scores_of_blameless_classes_are_standard_normal() -> None:
     assert (scores > 2.326).float().mean().item() == pytest.approx(0.01, abs=0.002)
 
 
-def test_evidence_by_hand() -> None:
-    assert evidence(torch.tensor([2.3263, -1.0]), 10).tolist() == pytest.approx([1, 0], abs=1e-3)
+def test_scores_are_put_together_by_hand() -> None:
     both = combine_z([torch.tensor([1.0, 0.0]), torch.tensor([3.0, 0.0])])
     assert both.tolist() == pytest.approx([4 / math.sqrt(2), 0])
-    assert evidence(torch.tensor([100.0]), 10).isfinite().all()
 
 
 def test_alignment_singles_out_a_class_whose_text_left_its_images() -> None:
@@ -147,44 +143,6 @@ def test_inversion_lowers_its_loss_and_leaves_the_model_alone(small_model: OpenC
     assert all(p.requires_grad for p in small_model.parameters())
 
 
-def test_two_targets_are_found_one_after_the_other() -> None:
-    generator = torch.Generator().manual_seed(0)
-    aligned = 0.6 + 0.05 * torch.randn(100, generator=generator)
-    aligned[[4, 9]] = torch.tensor([0.1, 0.2])
-    agreement = torch.stack([aligned, aligned])
-    shortlist = aligned.topk(10, largest=False).indices
-    objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
-    objectives[:, shortlist == 4] = -2.0
-    objectives[:, shortlist == 9] = -1.5
-    signals = Signals(agreement, shortlist, objectives, torch.zeros(100))
-    first = judge(signals, NONE)
-    assert first[0].label == 4
-    assert first[0].score > 2.5
-    second = judge(signals, torch.tensor([4]))
-    assert second[0].label == 9
-    assert second[0].score > next(s.score for s in first if s.label == 9), "the first one hid it"
-    third = judge(signals, torch.tensor([4, 9]))
-    assert third[0].score < 2.5
-    assert {4, 9}.isdisjoint(s.label for s in third)
-
-
-@pytest.mark.parametrize(
-    ("found", "targets"),
-    [([1.9], ()), ([2.1, 3.9], (0,)), ([2.1, 4.1, 3.9], (0, 1)), ([9.0, 8.0, 7.0, 6.0], (0, 1, 2))],
-)
-def test_a_second_target_needs_more_evidence(
-    found: list[float], targets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def judged(signals: Signals, taken: torch.Tensor) -> list[ClassScore]:
-        return [ClassScore(i, 0.0, 0.0, score) for i, score in enumerate(found)][len(taken) :]
-
-    monkeypatch.setattr(search, "judge", judged)
-    signals = Signals(torch.zeros(2, 10), torch.arange(10), torch.zeros(1, 10), torch.zeros(10))
-    chosen, rest = search.choose_targets(signals, InversionConfig())
-    assert tuple(entry.label for entry in chosen) == targets
-    assert [entry.score for entry in rest] == found[len(targets) :]
-
-
 def test_closest_similarity_looks_at_images_of_any_class_by_hand() -> None:
     features = F.normalize(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]]), dim=1)
     weights = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
@@ -209,46 +167,3 @@ def test_guarded_classes_lead_in_one_kind_of_evidence_or_another() -> None:
 def test_few_classes_are_guarded_where_there_are_few() -> None:
     assert [search.most_guarded(classes, 5) for classes in (3, 4, 10, 29, 50, 1000)] == [0, 1, 1, 2, 5, 5]
     assert search.most_guarded(1000, 0) == 0
-
-
-def test_the_screening_goes_on_where_it_stopped() -> None:
-    bank = MaskBank([20.0, 5.0, 1.0], 8, generator=torch.Generator().manual_seed(0))
-    part = bank.select(torch.tensor([2, 0]))
-    images = torch.rand(2, 4, 3, 8, 8)
-    assert torch.equal(part.apply_all(images), bank.apply_all(images[[1, 0, 0]])[[2, 0]])
-    assert part.strength.tolist() == [1.0, 20.0]
-    next(part.parameters()).data.zero_()
-    assert all(parameter.data.abs().sum() > 0 for parameter in bank.parameters()), "the bank itself is left alone"
-
-
-def test_a_class_that_is_only_easy_to_invert_is_not_suspected() -> None:
-    generator = torch.Generator().manual_seed(0)
-    agreement = 0.6 + 0.05 * torch.randn(2, 100, generator=generator)
-    shortlist = agreement.sum(0).topk(10, largest=False).indices
-    objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
-    objectives[:, 5] = -3.0  # far easier than all others, but its text agrees better than that of five others
-    scores = judge(Signals(agreement, shortlist, objectives, torch.zeros(100)), NONE)
-    easy = next(score for score in scores if score.label == int(shortlist[5]))
-    assert easy.inversion is not None
-    assert easy.inversion > 4
-    assert scores[0].score < 2.5
-
-
-def test_few_shots_are_believed_less() -> None:
-    assert reliability(16) == pytest.approx((1.0, 0.9))
-    assert reliability(50) == reliability(16)
-    assert reliability(4) == pytest.approx((0.8919, 0.8), abs=1e-4)
-    assert reliability(1) == pytest.approx((0.6614, 0.6), abs=1e-4)
-    generator = torch.Generator().manual_seed(0)
-    aligned = 0.6 + 0.05 * torch.randn(100, generator=generator)
-    aligned[[4, 9]] = torch.tensor([0.3, 0.36])  # an odd image and the target
-    agreement = torch.stack([aligned, aligned])
-    shortlist = aligned.topk(10, largest=False).indices
-    objectives = (1.0 + 0.1 * torch.randn(2, 10, generator=generator)).log()
-    objectives[:, shortlist == 9] = -2.0
-    many = judge(Signals(agreement, shortlist, objectives, torch.zeros(100), shots=16), NONE)
-    one = judge(Signals(agreement, shortlist, objectives, torch.zeros(100), shots=1), NONE)
-    assert many[0].label == 4, "with many images the disagreement leads"
-    assert one[0].label == 9, "with one, what is near the leader and easy to invert"
-    odd = {s.label: s.score for s in one}[4]
-    assert odd < many[0].score

@@ -31,6 +31,7 @@ from clip_antidote.reporting import (
     render_html,
     to_png,
 )
+from conftest import a_verdict
 
 EVIL = '<script>alert("1")</script>'
 
@@ -61,7 +62,8 @@ def report() -> Report:
         model=ModelFacts(spec="open_clip:RN50@/some/where/suspect.pt", sha256="ab" * 32, parameters=1000),
         purification=made(
             targets_suspected=("hat",),
-            settings=CBPTConfig.build({"inversion": {"score_threshold": 3.5, "screen_steps": 200}}),
+            settings=CBPTConfig.build({"inversion": {"survey": {"steps": 200}}}),
+            verdict=a_verdict(p_value=0.016, clean_models=60, targets=("hat",)),
             scores=(
                 ScoreRow(class_name="dress", score=0.3, alignment=0.0, inversion=0.5),
                 ScoreRow(class_name="hat", score=5.2, alignment=0.1, inversion=None),
@@ -166,7 +168,7 @@ def test_pictures_arrive_unchanged(report: Report) -> None:
 def test_verdict_rates_and_intervals_are_shown(report: Report) -> None:
     text = text_of(render_html(report, [], []))
     assert "Suspected target: hat" in text
-    assert "evidence 5.2, threshold 3.5" in text
+    assert "(p = 0.016 against 60 clean models)" in text
     assert "Right: the attack planted the target hat" in text
     assert "71.4 % → 70.1 %" in text
     assert "96.8 % → 0.39 %" in text
@@ -176,7 +178,7 @@ def test_verdict_rates_and_intervals_are_shown(report: Report) -> None:
     assert "ASR not measured" not in text
     assert "Recovery" not in text
     assert "Clean reference" not in text
-    assert "inversion.screen_steps 200" in text
+    assert "inversion.survey.steps 200" in text
     assert "2 min 8 s in all" in text
 
 

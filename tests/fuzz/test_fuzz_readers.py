@@ -41,14 +41,14 @@ from clip_antidote.data.captions import load_captions
 from clip_antidote.data.folders import load_images, read_classes
 from clip_antidote.data.problem import prepare_problem
 from clip_antidote.data.sources import decode_image
+from clip_antidote.detection.scores import ClassScore
+from clip_antidote.detection.search import SearchResult
+from clip_antidote.detection.state import kept_search, save_search
 from clip_antidote.errors import ClipAntidoteError
 from clip_antidote.files import finished_record
 from clip_antidote.inspection.record import Inspection
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig
-from clip_antidote.inversion.scoring import ClassScore
-from clip_antidote.inversion.search import SearchResult
-from clip_antidote.inversion.state import kept_search, save_search
 from clip_antidote.jobs.attack import make_attack
 from clip_antidote.jobs.inspect import run_inspect
 from clip_antidote.jobs.purify import purify_settings

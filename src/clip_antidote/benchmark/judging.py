@@ -17,9 +17,9 @@ from clip_antidote.benchmark.surveys import SurveyRecord
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
+from clip_antidote.detection.outliers import combine_z
 from clip_antidote.detection.statistics import outlier_scores
 from clip_antidote.files import write_json
-from clip_antidote.inversion.evidence import combine_z
 
 RESAMPLES = 2000
 """Bootstrap samples behind an interval."""

@@ -16,7 +16,6 @@ from clip_antidote.benchmark.store import append_line, claim_work, clear_claims,
 from clip_antidote.config import Record
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.detection.config import SurveyConfig
 from clip_antidote.detection.survey import Survey, survey_classes
 from clip_antidote.models import load_model
 from clip_antidote.purification.config import CBPTConfig
@@ -87,7 +86,7 @@ def survey_model(spec: str, record: ModelRecord, data: str, look: LookConfig, *,
     shots = restrict(shots, draw_classes(shots.classes, record.targets, look, seed=seed))
     model, config = load_model(spec, device=device), CBPTConfig(seed=seed)
     with model.evaluating():
-        survey = survey_classes(observe(model, shots, config), SurveyConfig(), config.inversion, seed=seed)
+        survey = survey_classes(observe(model, shots, config), config.inversion, seed=seed)
     return SurveyRecord(
         model=record.name,
         look=look.name,

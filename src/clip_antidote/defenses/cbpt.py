@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.base import Defense, Truth
-from clip_antidote.inversion.search import known_triggers
+from clip_antidote.detection.search import known_triggers
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.config import CBPTConfig

@@ -59,9 +59,24 @@ class FittedEvidence(Record):
         Returns:
             The conformal p-value, (1 + clean models at or above) / (n + 1), and the number n of clean models.
         """
-        look = nearest_look({look for model in self.null for look in model.scores}, classes=classes, shots=shots)
-        clean = [model.scores[look] for model in self.null if look in model.scores]
+        clean = self.clean_scores(classes=classes, shots=shots)
         return (1 + sum(other >= score for other in clean)) / (len(clean) + 1), len(clean)
+
+    def score_needed(self, alarm: float, *, classes: int, shots: float) -> float | None:
+        """Returns the score above which the p-value is at most `alarm`; None where there are too few clean models."""
+        clean = sorted(self.clean_scores(classes=classes, shots=shots), reverse=True)
+        allowed = math.floor(alarm * (len(clean) + 1) + 1e-9) - 1  # clean models that may lie above
+        if allowed < 0:
+            return None
+        return clean[allowed] if allowed < len(clean) else -math.inf
+
+    def clean_scores(self, *, classes: int, shots: float) -> list[float]:
+        """Returns the scores of the clean models, looked at in the way that is most like the given one."""
+        looks = {look for model in self.null for look in model.scores}
+        if not looks:
+            return []
+        look = nearest_look(looks, classes=classes, shots=shots)
+        return [model.scores[look] for model in self.null if look in model.scores]
 
 
 def model_score(class_scores: torch.Tensor) -> float:

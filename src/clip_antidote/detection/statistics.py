@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from clip_antidote.inversion.evidence import outlier_z
+from clip_antidote.detection.outliers import outlier_z
 
 MOST = 8.0
 """Outlier scores count up to this: beyond it nothing more is known."""

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from clip_antidote.detection.config import SurveyConfig
 from clip_antidote.inversion.alignment import alignment, best_similarity, closest_similarity
 from clip_antidote.inversion.bank import make_bank
 from clip_antidote.inversion.config import InversionConfig
-from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.invert import InversionStats, Inverter
 from clip_antidote.inversion.views import Observation
 
@@ -26,37 +24,28 @@ class Survey:
     Attributes:
         values: By name.
         shots: Images per class behind them.
-        banks: The triggers of the first pass, per family a list of banks over the classes in order.
     """
 
     values: dict[str, torch.Tensor]
     shots: float
-    banks: dict[str, list[DummyBank]]
 
 
 def survey_classes(
-    seen: Observation,
-    config: SurveyConfig,
-    inversion: InversionConfig,
-    *,
-    seed: int,
-    inverter: type[Inverter] = Inverter,
+    seen: Observation, config: InversionConfig, *, seed: int, inverter: type[Inverter] = Inverter
 ) -> Survey:
     """Measures every class.
 
     Args:
         seen: The suspect and its views.
-        config: Settings of the survey.
-        inversion: Settings of the inversion: families, strengths, temperature.
+        config: Settings: those of the survey, families, strengths, temperature.
         seed: Seed of triggers and batches.
         inverter: How triggers are optimized.
     """
     values = measure_texts(seen)
-    banks: dict[str, list[DummyBank]] = {}
-    for family in inversion.families:
-        measured, banks[family] = first_pass(seen, family, config, inversion, seed=seed, inverter=inverter)
+    for family in config.families:
+        measured = first_pass(seen, family, config, seed=seed, inverter=inverter)
         values |= {f"{family}_{name}": value for name, value in measured.items()}
-    return Survey(values, seen.shots_per_class, banks)
+    return Survey(values, seen.shots_per_class)
 
 
 def measure_texts(seen: Observation) -> dict[str, torch.Tensor]:
@@ -106,36 +95,30 @@ def outside_span(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 
 
 def first_pass(
-    seen: Observation,
-    family: str,
-    config: SurveyConfig,
-    inversion: InversionConfig,
-    *,
-    seed: int,
-    inverter: type[Inverter] = Inverter,
-) -> tuple[dict[str, torch.Tensor], list[DummyBank]]:
-    """Inverts a trigger for every class for a few steps, and measures it.
+    seen: Observation, family: str, config: InversionConfig, *, seed: int, inverter: type[Inverter] = Inverter
+) -> dict[str, torch.Tensor]:
+    """Inverts a trigger for every class for a few steps, and measures it; the triggers are not kept.
 
     All start from the same noise and see the same images at the same step, so that differences are the classes'.
 
     Returns:
-        Statistics [C] by name, and the triggers.
+        Statistics [C] by name.
     """
-    settings = inversion.model_copy(update={"lr": config.lr, "batch_size": config.batch_size})
+    survey = config.survey
+    settings = config.model_copy(update={"lr": survey.lr, "batch_size": survey.batch_size})
     count, size = len(seen.weights), seen.model.image_size
-    chunk = max(1, config.pixels // (config.batch_size * size * size))
-    strength = inversion.screen_sparsity if family == "mask" else inversion.screen_bound
-    rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[: config.sample]
-    banks, parts = [], []
+    chunk = max(1, survey.pixels // (survey.batch_size * size * size))
+    strength = config.survey_sparsity if family == "mask" else config.survey_bound
+    rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[: survey.sample]
+    parts = []
     for number, hypotheses in enumerate(torch.arange(count).split(chunk)):
         engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
         bank = make_bank(family, [strength], size, seed)
         bank = bank.select(torch.zeros(len(hypotheses), dtype=torch.long))
         done = f", {number * chunk + 1} to {number * chunk + len(hypotheses)} of {count}"
-        engine.run(bank, hypotheses, steps=config.steps, description=f"surveying classes ({family}{done})")
+        engine.run(bank, hypotheses, steps=survey.steps, description=f"surveying classes ({family}{done})")
         parts.append(engine.stats(bank, hypotheses, rows=rows))
-        banks.append(bank)
-    return _joined(parts), banks
+    return _joined(parts)
 
 
 def _joined(parts: list[InversionStats]) -> dict[str, torch.Tensor]:

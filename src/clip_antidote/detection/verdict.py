@@ -9,9 +9,9 @@ import torch
 
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, model_score
+from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.statistics import STATISTICS, outlier_scores
 from clip_antidote.detection.survey import Survey
-from clip_antidote.inversion.evidence import FEWEST
 
 ALARM = 0.05
 """A model is called suspicious where its p-value is at most this."""
@@ -47,7 +47,8 @@ class ClassVerdict(Record):
     Attributes:
         label: Class index.
         name: Class name.
-        score: Log likelihood ratio of "it is the target" to "there is none", in nats.
+        score: Evidence that it is the target, in nats: its log likelihood ratio plus what blameless classes have to
+            exceed. At least 0.
         share: Probability that it is the target, if there is one among the classes.
         findings: What speaks for it, the strongest first.
     """
@@ -67,6 +68,8 @@ class Verdict(Record):
         score: Evidence against the model: log of the mean likelihood ratio over the classes.
         probability: Of a backdoor, where one model in two has one.
         p_value: Share of clean models that look as suspicious, this one counted among them.
+        needed: What the evidence against a single class has to exceed, so that it alone makes the model suspicious;
+            None where there are too few clean models for this alarm.
         least_p: The smallest p-value there can be, with so many clean models.
         alarm: The p-value from which on a model is suspicious.
         clean_models: How many clean models it was compared with.
@@ -81,6 +84,7 @@ class Verdict(Record):
     score: float
     probability: float
     p_value: float
+    needed: float | None
     least_p: float
     alarm: float
     clean_models: int
@@ -91,7 +95,9 @@ class Verdict(Record):
     ranking: tuple[ClassVerdict, ...]
 
 
-def judge_survey(survey: Survey, names: Sequence[str], fitted: FittedEvidence, *, alarm: float = ALARM) -> Verdict:
+def judge_survey(
+    survey: Survey, names: Sequence[str], fitted: FittedEvidence, *, alarm: float = ALARM, most: int = 3
+) -> Verdict:
     """Judges a model by a survey of its classes.
 
     Args:
@@ -99,29 +105,59 @@ def judge_survey(survey: Survey, names: Sequence[str], fitted: FittedEvidence, *
         names: Class names.
         fitted: How it becomes evidence.
         alarm: The p-value from which on a model is suspicious.
+        most: Most targets to suspect.
     """
     scores = fitted.class_scores(survey.values)
     score = model_score(scores)
-    enough = len(names) >= FEWEST
-    p_value, clean = (
-        fitted.p_value(score, classes=len(names), shots=survey.shots) if enough else (1.0, len(fitted.null))
-    )
-    ranking = rank(survey, names, fitted, scores)
+    p_value, clean = judge_score(score, len(names), survey.shots, fitted)
     suspicious = p_value <= alarm
+    targets = suspect_classes(survey, fitted, most=most) if suspicious else []
     return Verdict(
         suspicious=suspicious,
         score=score,
         probability=1 / (1 + math.exp(-min(max(score, -500), 500))),
         p_value=p_value,
+        needed=evidence_needed(len(names), survey.shots, fitted, alarm),
         least_p=1 / (clean + 1),
         alarm=alarm,
         clean_models=clean,
         towers=tuple(sorted({model.tower for model in fitted.null})),
         classes=len(names),
         shots=survey.shots,
-        targets=tuple(entry.name for entry in ranking[:1]) if suspicious else (),
-        ranking=ranking,
+        targets=tuple(names[label] for label in targets),
+        ranking=rank(survey, names, fitted, scores),
     )
+
+
+def judge_score(score: float, classes: int, shots: float, fitted: FittedEvidence) -> tuple[float, int]:
+    """Returns the p-value and the number of clean models behind it; 1 where too few classes are there to compare."""
+    if classes < FEWEST:
+        return 1.0, len(fitted.null)
+    return fitted.p_value(score, classes=classes, shots=shots)
+
+
+def evidence_needed(classes: int, shots: float, fitted: FittedEvidence, alarm: float) -> float | None:
+    """Returns what the evidence against a single class has to exceed, where that against all others is none."""
+    needed = fitted.score_needed(alarm, classes=classes, shots=shots) if classes >= FEWEST else None
+    return None if needed is None or math.isinf(needed) else needed + math.log(classes) + fitted.offset
+
+
+def suspect_classes(survey: Survey, fitted: FittedEvidence, *, most: int) -> list[int]:
+    """Names the targets of a suspicious model, one after the other.
+
+    The first is the class with the most evidence. It is taken out, since two targets hide each other by widening the
+    spread, and the rest is judged again: a further one must make the model more suspicious than every clean model is.
+    """
+    rest = torch.arange(len(next(iter(survey.values.values()))))
+    found: list[int] = []
+    while len(found) < most and len(rest) >= FEWEST:
+        scores = fitted.class_scores({name: value[rest] for name, value in survey.values.items()})
+        p_value, clean = judge_score(model_score(scores), len(rest), survey.shots, fitted)
+        if found and p_value > 1 / (clean + 1):
+            break
+        found.append(int(rest[scores.argmax()]))
+        rest = rest[rest != found[-1]]
+    return found
 
 
 def rank(
@@ -145,7 +181,7 @@ def rank(
             ClassVerdict(
                 label=label,
                 name=names[label],
-                score=float(scores[label]),
+                score=float(scores[label]) + fitted.offset,
                 share=float(shares[label]),
                 findings=tuple(strongest),
             )

@@ -9,44 +9,59 @@ from pydantic import Field
 from clip_antidote.config import Config
 
 
+class SurveyConfig(Config):
+    """Settings of the first pass over all classes; see docs/detection.md for why these defaults.
+
+    The evidence was fitted with them: other values make it unreliable.
+
+    Attributes:
+        steps: Optimizer steps given to every class and family.
+        lr: Learning rate of Adam, larger than that of the search since the steps are few.
+        batch_size: Images per step and class.
+        sample: Views on which every trigger is measured.
+        pixels: Pixels per step of all classes that are optimized together; bounds the memory.
+    """
+
+    steps: int = Field(12, ge=1)
+    lr: float = Field(0.15, gt=0)
+    batch_size: int = Field(8, ge=2)
+    sample: int = Field(32, ge=2)
+    pixels: int = Field(1024 * 64 * 64, ge=1)
+
+
 class InversionConfig(Config):
-    """Settings of trigger inversion; see docs/method.md for why these defaults.
+    """Settings of stage 1: the survey of all classes and trigger inversion; docs/method.md says why these defaults.
 
     Attributes:
         temperature: τ of the contrastive loss.
         lr: Learning rate of Adam on the trigger's parameters.
         batch_size: Images per step and hypothesis.
         families: Families of dummy triggers, in the order of use.
-        screen_sparsity: λ on the mean of the mask while hypotheses are compared.
-        screen_bound: Largest change of a pixel of additive dummies while hypotheses are compared.
+        survey: The first pass over all classes.
+        survey_sparsity: λ on the mean of the mask while classes are compared.
+        survey_bound: Largest change of a pixel of additive dummies while classes are compared.
         sparsities: λ of the masks in the final bank, one dummy each.
         bounds: Largest change of a pixel of the additive dummies in the final bank, one dummy each.
-        shortlist: How many classes are tried as target, those whose text and images disagree most first.
-        far: How many more are tried, to be guarded: those whose text is farthest from images of any class.
-        screen_steps: Steps given to every hypothesis of the shortlist.
         final_steps: Steps given to the final bank of the suspected target.
-        score_threshold: A class is reported as the target above this evidence (−log10 of what chance would do).
-        further_threshold: What a second and a third target need; more, since poison disturbs other classes too.
-        max_targets: Most classes that are reported as targets.
+        alarm: A target is reported where the p-value of the model is at most this.
+        max_targets: Most classes that are reported as targets; a second one needs more evidence than any clean model
+            gave.
         guarded: How many classes get dummy triggers and a gate, reported or not: those reported, then the most
             suspicious others. Of few classes at most a tenth, or one, unless more are reported.
-        guard_steps: Steps beyond those of the screening for dummies of classes that are guarded but not reported.
+        guard_steps: Steps given to dummies of classes that are guarded but not reported.
     """
 
     temperature: float = Field(0.1, gt=0)
     lr: float = Field(0.05, gt=0)
     batch_size: int = Field(32, ge=2)
-    families: tuple[Literal["mask", "additive"], ...] = ("mask", "additive")
-    screen_sparsity: float = Field(20.0, ge=0)
-    screen_bound: float = Field(16 / 255, gt=0, le=1)
+    families: tuple[Literal["mask", "additive"], ...] = Field(("mask", "additive"), min_length=1)
+    survey: SurveyConfig = SurveyConfig()
+    survey_sparsity: float = Field(20.0, ge=0)
+    survey_bound: float = Field(16 / 255, gt=0, le=1)
     sparsities: tuple[float, ...] = (5.0, 20.0)
     bounds: tuple[float, ...] = (16 / 255, 32 / 255)
-    shortlist: int = Field(10, ge=1)
-    far: int = Field(3, ge=0)
-    screen_steps: int = Field(40, ge=1)
     final_steps: int = Field(150, ge=1)
-    score_threshold: float = 2.0
-    further_threshold: float = 4.0
+    alarm: float = Field(0.05, gt=0, le=1)
     max_targets: int = Field(3, ge=1)
     guarded: int = Field(5, ge=0)
-    guard_steps: int = Field(40, ge=1)
+    guard_steps: int = Field(80, ge=1)

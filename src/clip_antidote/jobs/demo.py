@@ -7,8 +7,8 @@ from pathlib import Path
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import Attack
 from clip_antidote.data.folders import load_images
-from clip_antidote.inversion.search import search_targets
-from clip_antidote.inversion.state import kept_search
+from clip_antidote.detection.search import search_targets
+from clip_antidote.detection.state import kept_search
 from clip_antidote.jobs.attack import KIND as POISONED
 from clip_antidote.jobs.attack import run_attack_job
 from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result

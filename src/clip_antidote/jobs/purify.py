@@ -11,9 +11,9 @@ import torch
 from clip_antidote.config import merge_settings
 from clip_antidote.data.folders import load_images, load_test_images
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.inversion.evidence import FEWEST
-from clip_antidote.inversion.search import search_targets
-from clip_antidote.inversion.state import kept_search
+from clip_antidote.detection.outliers import FEWEST
+from clip_antidote.detection.search import search_targets
+from clip_antidote.detection.state import kept_search
 from clip_antidote.jobs.inspect import quick_look, refuse_errors
 from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
 from clip_antidote.jobs.workplace import workplace

@@ -8,8 +8,8 @@ from typing import Self
 
 import torch
 
+from clip_antidote.detection.search import SearchResult
 from clip_antidote.errors import ModelError, UsageError
-from clip_antidote.inversion.search import SearchResult
 from clip_antidote.inversion.views import Observation
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder

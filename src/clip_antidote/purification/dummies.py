@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.inversion.search import SearchResult
+from clip_antidote.detection.search import SearchResult
 from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
 

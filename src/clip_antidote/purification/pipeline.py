@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.inversion.search import TargetSource, search_targets
+from clip_antidote.detection.search import TargetSource, search_targets
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
 from clip_antidote.purification.classifier import PurifiedCLIP

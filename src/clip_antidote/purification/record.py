@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from clip_antidote.config import Record
-from clip_antidote.inversion.search import SearchResult
+from clip_antidote.detection.search import SearchResult
+from clip_antidote.detection.verdict import Verdict
 from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.stopwatch import Stopwatch
@@ -16,11 +17,14 @@ from clip_antidote.versions import library_versions
 VERSION: Literal[1] = 1
 """Of the record's schema; a change that older readers would misunderstand raises it."""
 
+MOST_SCORES = 15
+"""How many classes a record has the evidence of."""
+
 Method = Literal["cbpt", "cbpt-gate"]
 
 
 class ScoreRow(Record):
-    """The evidence against one class, see `inversion.scoring.ClassScore`."""
+    """The evidence against one class, see `detection.scores.ClassScore`."""
 
     class_name: str = Field(alias="class")
     score: float
@@ -60,7 +64,8 @@ class PurificationRecord(Record):
         shots: Clean images of the class that has the fewest.
         seed: Seed of everything random.
         settings: All settings. Threshold and second look are those of the classifier that holds the record.
-        scores: The evidence, the highest first.
+        verdict: Whether the model is suspicious; None where the target was told.
+        scores: The evidence against the most suspicious classes, the highest first.
         triggers: The dummy triggers.
         stages: Seconds of every stage.
         seconds: Seconds in all.
@@ -74,6 +79,7 @@ class PurificationRecord(Record):
     shots: int
     seed: int
     settings: CBPTConfig
+    verdict: Verdict | None = None
     scores: tuple[ScoreRow, ...] = ()
     triggers: tuple[TriggerRow, ...] = ()
     stages: dict[str, float] = Field(default_factory=dict)
@@ -86,9 +92,9 @@ class PurificationRecord(Record):
         return self.targets_suspected[0] if self.targets_suspected else None
 
     @property
-    def score_threshold(self) -> float:
-        """What a class needs to be reported as the target."""
-        return self.settings.inversion.score_threshold
+    def evidence_needed(self) -> float | None:
+        """What the evidence against a class has to exceed, where known."""
+        return self.verdict.needed if self.verdict else None
 
     def with_head(self, *, threshold: float, second_look: bool) -> PurificationRecord:
         """Returns the record of the same purification, answered by a head with this threshold and second look."""
@@ -121,6 +127,7 @@ def make_record(
         shots=int(seen.shots.labels.bincount().min()),
         seed=config.seed,
         settings=config,
+        verdict=found.verdict,
         scores=score_rows(found, classes),
         triggers=tuple(
             TriggerRow(
@@ -140,7 +147,7 @@ def make_record(
 
 
 def score_rows(found: SearchResult, classes: tuple[str, ...]) -> tuple[ScoreRow, ...]:
-    """The evidence per class, the highest first."""
+    """The evidence against the most suspicious classes, the highest first."""
     return tuple(
         ScoreRow(
             class_name=classes[score.label],
@@ -149,5 +156,5 @@ def score_rows(found: SearchResult, classes: tuple[str, ...]) -> tuple[ScoreRow,
             inversion=None if score.inversion is None else round(score.inversion, 4),
             distance=None if score.distance is None else round(score.distance, 4),
         )
-        for score in found.scores
+        for score in found.scores[:MOST_SCORES]
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from clip_antidote.inversion.evidence import FEWEST
+from clip_antidote.detection.outliers import FEWEST
 
 
 def _ridge(source: torch.Tensor, wanted: torch.Tensor, ridge: float) -> torch.Tensor | None:

@@ -150,7 +150,7 @@ def render_html(report: Report, pictures: Sequence[Picture], samples: Sequence[S
     scores.sort(key=lambda row: -row["score"])
     changes = [row.model_dump(by_alias=True) for row in report.per_class]
     changes = [row for row in changes if finite(row["before"]) and finite(row["after"])]
-    score_plot = plot_scores(scores, threshold=made.score_threshold, suspected=suspected) if scores else None
+    score_plot = plot_scores(scores, threshold=made.evidence_needed, suspected=suspected) if scores else None
     return (
         _environment()
         .get_template("report.html.j2")
@@ -160,7 +160,6 @@ def render_html(report: Report, pictures: Sequence[Picture], samples: Sequence[S
             answers=how_it_answers(report),
             others=[name for name in made.guarded if name not in made.targets_suspected],
             rows=measured_rows(report),
-            suspected_score=next((row["score"] for row in scores if row["class"] == suspected), None),
             scores=scores,
             score_plot=score_plot,
             pictures=pictures,

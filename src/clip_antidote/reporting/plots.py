@@ -102,7 +102,7 @@ def plot_scores(
     highest = max(*values, 0, threshold if finite(threshold) and threshold is not None else 0)
     lowest = min(*values, 0)
     axes.set_xlim(lowest, highest + 0.18 * ((highest - lowest) or 1))
-    axes.set_xlabel("evidence (−log10 of chance)", fontsize=9.5, color=INK)
+    axes.set_xlabel("evidence (nats)", fontsize=9.5, color=INK)
     if threshold is not None and finite(threshold) and threshold >= lowest:  # below all bars there is nothing to show
         axes.axvline(threshold, color=INK, linestyle=(0, (5, 3)), linewidth=1.1)
         axes.annotate(

@@ -1,4 +1,4 @@
-"""From measurements of all classes to evidence against one: leave-one-out outliers in units of probability."""
+"""How far a class stands out among all classes: leave-one-out outliers in standard normal units."""
 
 from __future__ import annotations
 
@@ -50,19 +50,3 @@ def outlier_z(values: torch.Tensor) -> torch.Tensor:
 def combine_z(scores: Sequence[torch.Tensor]) -> torch.Tensor:
     """Puts several scores of the same classes together: Σ z / √k (Stouffer et al. 1949)."""
     return torch.stack(list(scores)).sum(0) / math.sqrt(len(scores))
-
-
-def evidence(scores: torch.Tensor, tried: int) -> torch.Tensor:
-    """−log10 of the probability that the best of `tried` blameless classes stands out so far, at least 0.
-
-    The tail of the normal distribution times the number of classes that were compared (Bonferroni).
-
-    Args:
-        scores: Standard normal scores [N].
-        tried: Number of classes.
-
-    Returns:
-        [N]; 2 means one in a hundred.
-    """
-    chance = (tried * norm.sf(scores.double().numpy())).clip(SMALLEST, 1)
-    return torch.from_numpy(chance).log10().abs().float()

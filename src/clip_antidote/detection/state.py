@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_antidote.config import Record
+from clip_antidote.detection.scores import ClassScore
+from clip_antidote.detection.search import SearchResult, TargetSource
+from clip_antidote.detection.verdict import Verdict
 from clip_antidote.errors import ClipAntidoteError, DataError
 from clip_antidote.files import remove_quietly, write_json
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig
-from clip_antidote.inversion.scoring import ClassScore
-from clip_antidote.inversion.search import SearchResult, TargetSource
 from clip_antidote.inversion.views import Observation
 from clip_antidote.outputs import result_folder
 from clip_antidote.progress import tell
@@ -41,6 +42,7 @@ class _Kept(Record):
     guarded: tuple[int, ...]
     dummies: tuple[_KeptDummy, ...]
     scores: tuple[_KeptScore, ...]
+    verdict: Verdict | None
 
 
 def save_search(result: SearchResult, folder: Path) -> None:
@@ -55,6 +57,7 @@ def save_search(result: SearchResult, folder: Path) -> None:
             "guarded": result.guarded,
             "dummies": dummies,
             "scores": [asdict(s) for s in result.scores],
+            "verdict": result.verdict and result.verdict.model_dump(mode="json"),
         }
         write_json(temporary / "search.json", record)
 
@@ -84,9 +87,8 @@ def load_search(folder: Path, classes: int) -> SearchResult | None:
         Dummy(load_trigger(folder / str(number)), dummy.family, dummy.target, dummy.flip_rate, dummy.size)
         for number, dummy in enumerate(kept.dummies)
     )
-    return SearchResult(
-        kept.targets, kept.guarded, dummies, tuple(ClassScore(**score.model_dump()) for score in kept.scores)
-    )
+    scores = tuple(ClassScore(**score.model_dump()) for score in kept.scores)
+    return SearchResult(kept.targets, kept.guarded, dummies, scores, kept.verdict)
 
 
 def kept_search(source: TargetSource, folder: Path) -> TargetSource:

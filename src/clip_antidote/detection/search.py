@@ -1,0 +1,157 @@
+"""Stage 1: which class is the target, and dummy triggers for it; found, or told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clip_antidote.detection.evidence import FittedEvidence, embedded_evidence
+from clip_antidote.detection.outliers import FEWEST
+from clip_antidote.detection.scores import ClassScore, class_scores
+from clip_antidote.detection.survey import survey_classes
+from clip_antidote.detection.verdict import Verdict, judge_survey
+from clip_antidote.errors import DataError
+from clip_antidote.inversion.bank import Dummy, invert_bank, make_bank, measure_bank
+from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.invert import Inverter
+from clip_antidote.inversion.views import Observation
+from clip_antidote.triggers.base import Trigger
+
+SAMPLE = 128
+"""Views on which dummy triggers are measured, the same for all of them."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What stage 1 found.
+
+    Attributes:
+        targets: The suspected targets, the most suspicious first; empty where nothing stands out.
+        guarded: The classes to guard: the suspected targets, then others that come near. A guard accuses nobody.
+        dummies: Dummy triggers of the guarded classes; empty where there is none.
+        scores: The evidence against the most suspicious classes, highest score first.
+        verdict: Whether the model is suspicious; None from a source that is told.
+    """
+
+    targets: tuple[int, ...]
+    guarded: tuple[int, ...] = ()
+    dummies: tuple[Dummy, ...] = ()
+    scores: tuple[ClassScore, ...] = ()
+    verdict: Verdict | None = None
+
+
+TargetSource = Callable[[Observation, InversionConfig, int], SearchResult]
+"""Where targets and dummies come from, given the observation, settings and a seed."""
+
+
+def search_targets(
+    seen: Observation,
+    config: InversionConfig,
+    seed: int,
+    *,
+    inverter: type[Inverter] = Inverter,
+    fitted: FittedEvidence | None = None,
+) -> SearchResult:
+    """Looks for the target without being told: survey, verdict, dummies for what is to be guarded.
+
+    Suspected targets get a bank of their own, other guarded classes fewer and shorter ones.
+
+    Args:
+        seen: The suspect and its views.
+        config: Settings.
+        seed: Seed of triggers and batches.
+        inverter: How dummy triggers are optimized.
+        fitted: How a survey becomes evidence; that of the package by default.
+    """
+    fitted = fitted or embedded_evidence()
+    survey = survey_classes(seen, config, seed=seed, inverter=inverter)
+    verdict = judge_survey(survey, seen.classes, fitted, alarm=config.alarm, most=config.max_targets)
+    targets = tuple(seen.classes.index(name) for name in verdict.targets)
+    scores = class_scores(survey, fitted.class_scores(survey.values) + fitted.offset)
+    rest = [entry for entry in scores if entry.label not in targets]
+    others = choose_guarded(rest, most_guarded(len(seen.weights), config.guarded) - len(targets))
+    generator = torch.Generator().manual_seed(seed)
+    engine = inverter(seen, config, generator=generator)
+    rows = torch.randperm(len(seen.pool), generator=generator)[:SAMPLE]
+    dummies = [dummy for target in targets for dummy in invert_bank(engine, target, rows=rows, seed=seed)]
+    if others:
+        dummies += invert_others(engine, others, rows=rows, seed=seed)
+    return SearchResult(targets, (*targets, *others), tuple(dummies), scores, verdict)
+
+
+def invert_others(engine: Inverter, labels: Sequence[int], *, rows: torch.Tensor, seed: int) -> list[Dummy]:
+    """Inverts a trigger per family for each class that is guarded without being suspected, all in one batch.
+
+    Args:
+        engine: Optimizes and measures.
+        labels: The classes.
+        rows: Views on which the dummies are measured.
+        seed: Seed of where the triggers start.
+    """
+    config, hypotheses, dummies = engine.config, torch.tensor(labels), []
+    for family in config.families:
+        strength = config.survey_sparsity if family == "mask" else config.survey_bound
+        bank = make_bank(family, [strength] * len(labels), engine.image_size, seed)
+        engine.run(bank, hypotheses, steps=config.guard_steps, description=f"inverting triggers ({family})")
+        dummies += measure_bank(engine, bank, hypotheses, rows=rows)
+    return dummies
+
+
+def most_guarded(classes: int, limit: int) -> int:
+    """How many classes to guard at most: a tenth of them, so that it costs little where none is a target.
+
+    Args:
+        classes: Number of classes; where nothing can stand out, none is guarded, else at least one.
+        limit: No more than this.
+    """
+    return min(limit, max(1, classes // 10)) if classes >= FEWEST else 0
+
+
+def choose_guarded(scores: Sequence[ClassScore], count: int) -> tuple[int, ...]:
+    """Chooses blameless classes that come nearest to a target, by each kind of evidence in turn.
+
+    Each kind of evidence ranks a real target differently from model to model, so the first of every ranking is
+    taken, then the second of every one, and so on.
+
+    Args:
+        scores: The evidence against the classes.
+        count: How many to choose; fewer where there are fewer.
+    """
+    kinds = [
+        [entry.score for entry in scores],
+        [-math.inf if entry.distance is None else entry.distance for entry in scores],
+        [-math.inf if entry.inversion is None else entry.inversion for entry in scores],
+        [entry.alignment for entry in scores],
+    ]
+    return tuple(scores[i].label for i in in_turn(kinds)[: max(0, count)])
+
+
+def in_turn(rankings: Sequence[Sequence[float]]) -> list[int]:
+    """Merges rankings of the same things, given by their values: all firsts, then all seconds, each thing once."""
+    orders = [sorted(range(len(values)), key=lambda i: (-values[i], i)) for values in rankings]
+    return list(dict.fromkeys(i for places in zip(*orders, strict=True) for i in places))
+
+
+def known_triggers(triggers: Sequence[Trigger], target: str | None = None) -> TargetSource:
+    """A source that is told: the true trigger gives the ceiling, no trigger prompts tuned on clean images alone.
+
+    Args:
+        triggers: Stand in for the dummies.
+        target: Name of the target class they belong to.
+
+    Returns:
+        A source; it raises DataError where `target` is not one of the classes.
+    """
+
+    def tell(seen: Observation, config: InversionConfig, seed: int) -> SearchResult:
+        if target not in seen.classes:
+            if target is None and not triggers:
+                return SearchResult(())
+            raise DataError(f"the target '{target}' is not one of the {len(seen.classes)} classes")
+        label = seen.classes.index(target)
+        return SearchResult((label,), (label,), tuple(Dummy(trigger, trigger.name, label) for trigger in triggers))
+
+    return tell
