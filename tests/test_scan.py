@@ -338,13 +338,14 @@ def test_an_alarm_that_no_model_can_set_off_is_warned_of(
 
 def test_classes_and_templates_from_files(tmp_path: Path, quick: None, cli: Cli) -> None:
     names = ["hat", "dress", "shoes", "skirt"]
-    (tmp_path / "classes.txt").write_text("".join(f"{name} = fine {name}\n" for name in names))
+    (tmp_path / "classes.txt").write_text("".join(f"{name} = [red]{name}\n" for name in names))
     (tmp_path / "templates.txt").write_text("a photo of a {}.\n")
     files = ["--classes", "classes.txt", "--templates", "templates.txt", "--json", "s.json"]
     done = cli("scan", "tiny", "--data", "embedded:clothing", "--shots", 4, "--alarm", 1, "--seed", 3, *files)
     assert done.status == 1, "at 1 every model is suspicious"
     found = ScanReport.model_validate_json(Path("s.json").read_text())
-    assert found.classes == tuple(f"fine {name}" for name in names)
+    assert found.classes == tuple(f"[red]{name}" for name in names)
+    assert all(f" [red]{name} " in done.out for name in names), "no markup is read"
     assert (found.seed, found.verdict.alarm, found.shots) == (3, 1.0, 4)
 
 
