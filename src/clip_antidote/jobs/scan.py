@@ -152,8 +152,8 @@ def warn_of_verdict(verdict: Verdict) -> list[str]:
     if verdict.classes < FEWEST or verdict.least_p <= verdict.alarm:
         return []
     return [
-        f"compared with {verdict.clean_models} clean models no p-value is below {verdict.least_p:.2g}, so with an "
-        f"alarm at {verdict.alarm:g} no model can be called suspicious"
+        f"the clean models to compare with are {verdict.clean_models}, so no p-value is below {verdict.least_p:.2g} "
+        f"and no model can be called suspicious at an alarm of {verdict.alarm:g}"
     ]
 
 
