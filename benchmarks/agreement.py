@@ -3,7 +3,7 @@
     python benchmarks/agreement.py runs/zoo_120/zoo/*/ --clean tiny --data runs/problem \\
         --out docs/records/agreement.json
 
-For every model how far its target and the highest other class stand out, by alignment, by the best images, and by both.
+For every model how far its target and the highest other class stand out: by alignment, by the best images, by both.
 Folders of `benchmark prepare`; clean controls and `--clean` have none. A row for each of the `--seeds` of the shots.
 """
 

@@ -4,8 +4,8 @@
 
 Every suspect (a folder of `benchmark prepare`) gets dummy triggers by several forms of stage 1, the target being
 given (the default search names it in all of them), and the default stage 2. Then the default dummies get several
-forms of stage 2. Listed are CBPT as published (one weight per class) and the gate in front of clean prompts. Goes on
-where a run was interrupted: what `--out` holds already is not measured again.
+forms of stage 2. Listed are CBPT as published (one weight per class) and the gate in front of clean prompts. What
+`--out` holds already is not measured again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
-from clip_antidote.detection.search import SAMPLE, SearchResult
+from clip_antidote.detection.scan import SAMPLE
+from clip_antidote.detection.search import SearchResult
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
 from clip_antidote.evaluation.metrics import compute_metrics
 from clip_antidote.inversion.alignment import class_centroids

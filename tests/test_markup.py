@@ -47,6 +47,8 @@ WHERE: dict[str, Callable[[str], list[str]]] = {
     "attack": lambda text: ["attack", "tiny", "--data", "embedded:clothing", "--target", "hat", "--attack", text],
     "templates": lambda text: ["purify", "tiny", "--data", "embedded:clothing", "--templates", text],
     "config": lambda text: ["purify", "tiny", "--config", text],
+    "scanned model": lambda text: ["scan", text, "--data", "embedded:clothing", "--shots", "1"],
+    "scanned data": lambda text: ["scan", "tiny", "--data", text],
     "device": lambda text: ["evaluate", "tiny", "--data", "embedded:clothing", "--device", text],
     "artefact": lambda text: ["export", text],
     "archives": lambda text: ["data", "prepare", "--from", text, "--out", "out"],

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from browser import browser, sideways
+from clip_antidote.detection.statistics import STATISTICS
+from clip_antidote.detection.verdict import ClassVerdict, Finding, Verdict
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.record import PurificationRecord, ScoreRow, TriggerRow
 from clip_antidote.reporting import (
@@ -18,7 +20,11 @@ from clip_antidote.reporting import (
     PlantedAttack,
     Report,
     Sample,
+    ScannedModel,
+    ScanReport,
+    ScanTrigger,
     render_html,
+    render_scan,
     to_png,
 )
 
@@ -33,9 +39,59 @@ def rates(value: float) -> dict[str, Any]:
     return measured
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+PNG = to_png(torch.rand(3, 80, 80, generator=torch.Generator().manual_seed(0)), scale=3)
+
+
+@pytest.fixture(scope="module", params=["purification", "scan"])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A report with everything in it, and with long names; by its address."""
+    page = purification_page() if request.param == "purification" else scan_page()
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    file.write_text(page, encoding="utf-8")
+    return file.as_uri()
+
+
+def scan_page() -> str:
+    findings = tuple(Finding(statistic=name, value=0.1, z=3.0, weight=2.0) for name in STATISTICS)
+    names = (LONG, *(f"class {number}" for number in range(4)))
+    verdict = Verdict(
+        suspicious=True,
+        score=4.0,
+        probability=0.98,
+        needed=None,
+        p_value=0.016,
+        least_p=0.016,
+        alarm=0.05,
+        clean_models=61,
+        towers=("ResNet", LONG),
+        classes=len(names),
+        shots=16.0,
+        targets=(LONG,),
+        ranking=tuple(
+            ClassVerdict(label=number, name=name, score=4.0 - 3 * number, share=0.2, findings=findings)
+            for number, name in enumerate(names)
+        ),
+    )
+    report = ScanReport(
+        created="2026-01-02T03:04:05+00:00",
+        model=ScannedModel(spec=f"local-dir:/some/where/{LONG}", sha256="ab" * 32, parameters=123456789),
+        data=f"/photographs/{LONG}",
+        classes=names,
+        shots=16,
+        seed=0,
+        verdict=verdict,
+        triggers=tuple(
+            ScanTrigger(name=f"0{i}-mask", family="mask", target=LONG, flip_rate=0.9, size=0.01) for i in range(4)
+        ),
+        stages={"survey": 3.0, "triggers": 99.0},
+        seconds=102.0,
+        warnings=(f"a warning about {LONG}",),
+        versions={"torch": "2.10.0+something.rather.long.0123456789abcdef0123456789abcdef"},
+    )
+    return render_scan(report, [Picture(f"0{i}-mask", LONG, PNG) for i in range(4)])
+
+
+def purification_page() -> str:
     classes = ("hat", LONG, *(f"class {i}" for i in range(20)))
     made = PurificationRecord(
         method="cbpt-gate",
@@ -54,8 +110,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
         seconds=102.0,
         versions={"torch": "2.10.0+something.rather.long.0123456789abcdef0123456789abcdef"},
     )
-    png = to_png(torch.rand(3, 80, 80, generator=torch.Generator().manual_seed(0)), scale=3)
-    page = render_html(
+    return render_html(
         Report(
             version="0.1.0",
             created="2026-01-02T03:04:05+00:00",
@@ -74,12 +129,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
             per_class=tuple(ClassChange(class_name=n, before=0.5, after=0.6, count=30) for n in classes),
             warnings=(f"a warning about {LONG}",),
         ),
-        [Picture(f"0{i}-mask", LONG, png) for i in range(4)],
-        [Sample(png, "hat", LONG, "hat", kind) for kind in ("clean", "triggered", "dummy") for _ in range(3)],
+        [Picture(f"0{i}-mask", LONG, PNG) for i in range(4)],
+        [Sample(PNG, "hat", LONG, "hat", kind) for kind in ("clean", "triggered", "dummy") for _ in range(3)],
     )
-    file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(page, encoding="utf-8")
-    return file.as_uri()
 
 
 @pytest.fixture(scope="module")

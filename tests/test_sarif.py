@@ -18,6 +18,7 @@ from clip_antidote.reporting.sarif import (
     SarifRule,
     atlas,
     file_uri,
+    owasp,
     sarif_log,
 )
 from conftest import Cli
@@ -134,7 +135,8 @@ def test_a_log_with_everything() -> None:
         SarifResult(rule="r", level="warning", message="m", part="a tensor", kind="member"),
     ]
     artifacts = [SarifArtifact(file="/a/b.pt", size=3, sha256="0" * 64), SarifArtifact(file="c")]
-    log = sarif_log([RULE], results, artifacts=artifacts, taxonomy=atlas({"x": "y", **ATLAS}), properties={"n": []})
+    taxonomies = [owasp({"ML10:2023": "Model Poisoning"}), atlas({"x": "y", **ATLAS})]
+    log = sarif_log([RULE], results, artifacts=artifacts, taxonomies=taxonomies, properties={"n": []})
     check(log)
     place = log["runs"][0]["results"][0]["locations"][0]
     assert place["physicalLocation"] == {"artifactLocation": {"uri": "a%20b/%C3%BC.pt"}, "region": {"byteOffset": 7}}
@@ -160,7 +162,7 @@ def test_unknown_rules_and_taxa_are_refused() -> None:
     with pytest.raises(KeyError):
         sarif_log([RULE], [SarifResult(rule="other", level="note", message="m")])
     with pytest.raises(KeyError):
-        sarif_log([RULE], [], taxonomy=atlas({"AML.T0010": "other"}))
+        sarif_log([RULE], [], taxonomies=[atlas({"AML.T0010": "other"})])
 
 
 def test_names_that_are_no_text_become_uris() -> None:

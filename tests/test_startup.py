@@ -22,7 +22,19 @@ try:
 finally:
     print("imported", [name for name in json.loads(%r) if name in sys.modules], file=sys.stderr)
 """
-COMMANDS = ["demo", "purify", "inspect", "evaluate", "export", "serve", "attack", "ls", "train", "train-stego"]
+COMMANDS = [
+    "demo",
+    "purify",
+    "inspect",
+    "scan",
+    "evaluate",
+    "export",
+    "serve",
+    "attack",
+    "ls",
+    "train",
+    "train-stego",
+]
 GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", n] for n in ("prepare", "run", "zoo", "table"))]
 LIGHT = [
     ["--help"],

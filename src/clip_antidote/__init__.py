@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from clip_antidote.data.folders import load_images
     from clip_antidote.evaluation.evaluate import evaluate
     from clip_antidote.jobs.inspect import inspect
+    from clip_antidote.jobs.scan import scan
     from clip_antidote.models import load_model
     from clip_antidote.prompts.classifier import ZeroShotClassifier
     from clip_antidote.purification.classifier import PurifiedCLIP
@@ -29,6 +30,7 @@ __all__ = [
     "load_model",
     "load_trigger",
     "purify",
+    "scan",
 ]
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "load_model": "clip_antidote.models",
     "load_trigger": "clip_antidote.triggers",
     "purify": "clip_antidote.purification.pipeline",
+    "scan": "clip_antidote.jobs.scan",
 }
 
 __getattr__ = lazy_names(__name__, _HOMES)  # `import clip_antidote` and `ls` stay fast

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from clip_antidote.errors import DataError
+from clip_antidote.errors import DataError, UsageError
 from clip_antidote.files import is_device, remove_quietly, temporary_beside
 from clip_antidote.locks import Claim, claimed
 
@@ -91,6 +91,24 @@ def sole_output(path: Path, kind: str | None = None) -> Iterator[None]:
             _clear(place, kind)
         if kind is not None:
             check_replaceable(place, kind)
+        yield
+
+
+@contextmanager
+def sole_files(paths: Sequence[Path]) -> Iterator[None]:
+    """Keeps other processes from working on several files, see `sole_output`.
+
+    Raises:
+        UsageError: Two of them are the same.
+        DataError: As `sole_output`.
+    """
+    places = [os.path.realpath(path) for path in paths if not is_device(path)]
+    twice = next((path for path in places if places.count(path) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two outputs are to be written to {twice}; name a file for each")
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(sole_output(path))
         yield
 
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, int]] = {
     "train-stego": ("train-stego --data {problem} --config {base}/stego.yaml --out {out}", LARGE),
     "export": ("export {base}/artefact --model {model} --out {out}", LARGE),
     "evaluate": ("evaluate {model} --data {problem} --json {out}", SMALL),
+    "scan": ("scan {model} --data {problem} --shots 1 --html {out}", MIDDLE),
     "data prepare": ("data prepare --from {base}/archives --out {out}", SMALL),
     "data export": ("data export --out {out}", SMALL),
     "benchmark prepare": ("benchmark prepare {base}/grid.yaml --data {problem} --out {out}", LARGE),

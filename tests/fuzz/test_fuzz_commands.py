@@ -18,6 +18,8 @@ COMMANDS = [
     "evaluate MODEL --data DATA --target TEXT --trigger TEXT --json OUT",
     "inspect MODEL --json OUT --no-zero-shot",
     "inspect FILE --sarif OUT",
+    "scan MODEL --data DATA --shots NUMBER --alarm NUMBER --sarif OUT",
+    "scan MODEL --data DATA --classes FILE --html OUT --seed NUMBER",
     "evaluate MODEL --data DATA --classes FILE --device TEXT",
     "attack MODEL --data DATA --target TEXT --attack TEXT --out OUT --poison-rate NUMBER",
     "attack --trigger-only --trigger TEXT --data DATA --out OUT --image-size NUMBER",

@@ -21,6 +21,7 @@ from clip_antidote.cli import (
     inspect,
     ls,
     purify,
+    scan,
     serve,
     train,
     train_stego,
@@ -62,6 +63,7 @@ def options(version: Version = False) -> None:
 app.command("demo")(demo.command)
 app.command("purify")(purify.command)
 app.command("inspect")(inspect.command)
+app.command("scan")(scan.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)
 app.command("serve")(serve.command)

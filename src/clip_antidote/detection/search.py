@@ -8,20 +8,17 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.detection.evidence import FittedEvidence, embedded_evidence
+from clip_antidote.detection.evidence import FittedEvidence
 from clip_antidote.detection.outliers import FEWEST
+from clip_antidote.detection.scan import scan_model, start_engine
 from clip_antidote.detection.scores import ClassScore, class_scores
-from clip_antidote.detection.survey import survey_classes
-from clip_antidote.detection.verdict import Verdict, judge_survey
+from clip_antidote.detection.verdict import Verdict
 from clip_antidote.errors import DataError
-from clip_antidote.inversion.bank import Dummy, invert_bank, make_bank, measure_bank
+from clip_antidote.inversion.bank import Dummy, make_bank, measure_bank
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.views import Observation
 from clip_antidote.triggers.base import Trigger
-
-SAMPLE = 128
-"""Views on which dummy triggers are measured, the same for all of them."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +63,16 @@ def search_targets(
         inverter: How dummy triggers are optimized.
         fitted: How a survey becomes evidence; that of the package by default.
     """
-    fitted = fitted or embedded_evidence()
-    survey = survey_classes(seen, config, seed=seed, inverter=inverter)
-    verdict = judge_survey(survey, seen.classes, fitted, alarm=config.alarm, most=config.max_targets)
-    targets = tuple(seen.classes.index(name) for name in verdict.targets)
-    scores = class_scores(survey, fitted.class_scores(survey.values) + fitted.offset)
+    scanned = scan_model(seen, config, seed, fitted, inverter=inverter)
+    targets = tuple(seen.classes.index(name) for name in scanned.verdict.targets)
+    scores = class_scores(scanned.survey, scanned.evidence)
     rest = [entry for entry in scores if entry.label not in targets]
     others = choose_guarded(rest, most_guarded(len(seen.weights), config.guarded) - len(targets))
-    generator = torch.Generator().manual_seed(seed)
-    engine = inverter(seen, config, generator=generator)
-    rows = torch.randperm(len(seen.pool), generator=generator)[:SAMPLE]
-    dummies = [dummy for target in targets for dummy in invert_bank(engine, target, rows=rows, seed=seed)]
+    dummies = scanned.dummies
     if others:
-        dummies += invert_others(engine, others, rows=rows, seed=seed)
-    return SearchResult(targets, (*targets, *others), tuple(dummies), scores, verdict)
+        engine, rows = start_engine(seen, config, seed=seed, inverter=inverter)
+        dummies += tuple(invert_others(engine, others, rows=rows, seed=seed))
+    return SearchResult(targets, (*targets, *others), dummies, scores, scanned.verdict)
 
 
 def invert_others(engine: Inverter, labels: Sequence[int], *, rows: torch.Tensor, seed: int) -> list[Dummy]:

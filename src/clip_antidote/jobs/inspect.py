@@ -117,7 +117,9 @@ def inspection_sarif(seen: Inspection) -> dict[str, object]:
     artifacts = [SarifArtifact(file=file.name, size=file.size, sha256=file.sha256) for file in seen.files]
     record = seen.model_dump(mode="json", exclude={"findings", "files"})
     results = [_sarif_result(found) for found in seen.findings]
-    return sarif_log(rules, results, artifacts=artifacts, taxonomy=atlas(ATLAS), properties={"inspection": record})
+    return sarif_log(
+        rules, results, artifacts=artifacts, taxonomies=[atlas(ATLAS)], properties={"inspection": record}
+    )
 
 
 def _sarif_result(found: Finding) -> SarifResult:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from clip_antidote.config import merge_settings
 from clip_antidote.data.folders import load_images, load_test_images
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.search import search_targets
 from clip_antidote.detection.state import kept_search
 from clip_antidote.jobs.inspect import quick_look, refuse_errors
 from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
+from clip_antidote.jobs.suspect import load_suspect, warn_of_few
 from clip_antidote.jobs.workplace import workplace
-from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.models.activation import activation_check
 from clip_antidote.progress import mention
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
@@ -29,12 +24,6 @@ from clip_antidote.reporting import Report
 
 MAX_TEST = 5000
 """Most images that the clean accuracy is measured on."""
-
-ACTIVATION_IMAGES = 512
-"""Shots that tell whether the activation of the model is the right one."""
-
-FEWEST_SHOTS = 4
-"""With fewer images per class a target may be missed and much of the ASR stay (docs/results.md, fewer shots)."""
 
 
 def purify_settings(file: Path | None = None, *, seed: int | None = None) -> CBPTConfig:
@@ -87,34 +76,6 @@ def run_purify(
             example = clean.example(model.image_size, mode=model.resize_mode)
             write_result(folder, purified, report, example, pick_samples(compared))
     return report
-
-
-def load_suspect(spec: str, shots: LabelledImages, device: str) -> tuple[DualEncoder, list[str]]:
-    """Loads a suspect and says what is odd about it, by what loading it warns of and by its answers to the shots."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        model = load_model(spec, device=device)
-    notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    few = torch.randperm(len(shots), generator=torch.Generator().manual_seed(0))[:ACTIVATION_IMAGES]
-    pixels = shots.subset(few).tensor(model.image_size, mode=model.resize_mode)
-    sentence = activation_check(model, pixels.float().to(device) / 255, shots.labels[few], shots.classes)
-    return model, [*notes, sentence] if sentence else notes
-
-
-def warn_of_few(classes: Sequence[str], shots: int) -> list[str]:
-    """Says what cannot be found with so few classes or images."""
-    notes = []
-    if len(classes) < FEWEST:
-        notes.append(
-            f"there are {len(classes)} classes; with fewer than {FEWEST} none can stand out as a target, so a "
-            "backdoor will not be found"
-        )
-    if shots < FEWEST_SHOTS:
-        notes.append(
-            f"clean images per class: {shots}; with fewer than {FEWEST_SHOTS} the target class may not be "
-            "found, or a wrong one named, and the backdoor stay; give more images if you can"
-        )
-    return notes
 
 
 def warn_of_several(targets: Sequence[str]) -> list[str]:

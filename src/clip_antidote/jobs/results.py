@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -143,8 +143,13 @@ def trigger_pictures(purified: PurifiedCLIP, example: torch.Tensor, scale: int =
     Beside it: the clean image, and the amplified difference. Dummies of classes that are guarded without being
     suspected show nothing to look at: every class has some.
     """
+    return draw_triggers(suspected_triggers(purified), example, scale)
+
+
+def draw_triggers(triggers: Mapping[str, Trigger], example: torch.Tensor, scale: int = 2) -> list[Picture]:
+    """Draws triggers, by name, on an example image [3, S, S] in [0, 1]: clean, triggered, amplified difference."""
     pictures = []
-    for name, trigger in suspected_triggers(purified).items():
+    for name, trigger in triggers.items():
         strip = torch.cat(list(triggered_strip(trigger, example).values()), dim=2)
         caption = f"{trigger.name}: clean image, with the dummy trigger, difference ×{GAIN:g}"
         pictures.append(Picture(name, caption, to_png(strip, scale=scale)))

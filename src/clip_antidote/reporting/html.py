@@ -13,6 +13,7 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader, Undefined
 from clip_antidote.evaluation.metric_table import METRICS, brackets, percent
 from clip_antidote.reporting.plots import finite, plot_class_changes, plot_scores
 from clip_antidote.reporting.report import Report
+from clip_antidote.reporting.scan_report import chance, number
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ def escaping_environment(package: str, undefined: type[Undefined]) -> Environmen
 
 
 @cache
-def _environment() -> Environment:
+def report_environment() -> Environment:
+    """The templates of this room, with what writes numbers and pictures in them."""
     environment = escaping_environment("clip_antidote.reporting", ChainableUndefined)
     environment.filters.update(
         percent=percent,
@@ -129,6 +131,8 @@ def _environment() -> Environment:
         points=points,
         duration=duration,
         data_uri=data_uri,
+        number=number,
+        chance=chance,
     )
     return environment
 
@@ -152,7 +156,7 @@ def render_html(report: Report, pictures: Sequence[Picture], samples: Sequence[S
     changes = [row for row in changes if finite(row["before"]) and finite(row["after"])]
     score_plot = plot_scores(scores, threshold=made.evidence_needed, suspected=suspected) if scores else None
     return (
-        _environment()
+        report_environment()
         .get_template("report.html.j2")
         .render(
             report=report,

@@ -1,4 +1,4 @@
-"""The two charts of a report, as PNG files; drawn without pyplot, so nothing global changes."""
+"""The charts of reports, as PNG files; drawn without pyplot, so nothing global changes."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def plot_scores(
     threshold: float | None = None,
     suspected: str | None = None,
     limit: int = 15,
+    label: str = "evidence that it is the target (nats)",
 ) -> bytes:
     """Draws the evidence against the most suspicious classes as bars.
 
@@ -71,6 +72,7 @@ def plot_scores(
         threshold: Scores above it are suspicious; drawn as a line.
         suspected: The class in the second color; it is shown even if its score is not among the highest.
         limit: The most classes to show.
+        label: What the bars are.
 
     Returns:
         A PNG file.
@@ -91,18 +93,12 @@ def plot_scores(
     for position, (row, value) in enumerate(zip(shown, values, strict=True)):
         text = f"{value:.1f}" + ("  suspected" if row["class"] == suspected else "")
         axes.annotate(
-            text,
-            (max(value, 0), position),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8.5,
-            color=INK,
+            text, (max(value, 0), position), (4, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK
         )
     highest = max(*values, 0, threshold if finite(threshold) and threshold is not None else 0)
     lowest = min(*values, 0)
     axes.set_xlim(lowest, highest + 0.18 * ((highest - lowest) or 1))
-    axes.set_xlabel("evidence (nats)", fontsize=9.5, color=INK)
+    axes.set_xlabel(label, fontsize=9.5, color=INK)
     if threshold is not None and finite(threshold) and threshold >= lowest:  # below all bars there is nothing to show
         axes.axvline(threshold, color=INK, linestyle=(0, (5, 3)), linewidth=1.1)
         axes.annotate(

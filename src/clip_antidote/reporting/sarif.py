@@ -25,7 +25,7 @@ class SarifRule(Record):
         level: The level of its results unless they say another.
         summary: One sentence.
         advice: What to do, one sentence.
-        taxa: Ids in the taxonomy that is handed to `sarif_log`.
+        taxa: Ids in the taxonomies that are handed to `sarif_log`.
     """
 
     id: str
@@ -77,6 +77,7 @@ class Taxonomy(Record):
 
 
 ATLAS_URI = "https://atlas.mitre.org"
+OWASP_URI = "https://owasp.org/www-project-machine-learning-security-top-10/"
 
 
 def atlas(taxa: Mapping[str, str]) -> Taxonomy:
@@ -84,12 +85,19 @@ def atlas(taxa: Mapping[str, str]) -> Taxonomy:
     return Taxonomy(name="MITRE ATLAS", organization="MITRE", uri=ATLAS_URI, taxa=dict(taxa))
 
 
+def owasp(taxa: Mapping[str, str]) -> Taxonomy:
+    """Returns entries of the OWASP Machine Learning Security Top 10, from ids to names, as a taxonomy."""
+    return Taxonomy(
+        name="OWASP Machine Learning Security Top 10", organization="OWASP", uri=OWASP_URI, taxa=dict(taxa)
+    )
+
+
 def sarif_log(
     rules: Sequence[SarifRule],
     results: Sequence[SarifResult],
     *,
     artifacts: Sequence[SarifArtifact] = (),
-    taxonomy: Taxonomy | None = None,
+    taxonomies: Sequence[Taxonomy] = (),
     properties: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns a log of one run, ready to be written as JSON.
@@ -98,7 +106,7 @@ def sarif_log(
         rules: All that the results name, and whatever else was checked.
         results: The results.
         artifacts: The files that were looked at.
-        taxonomy: What the rules' `taxa` are ids of.
+        taxonomies: What the rules' `taxa` are ids of; no id is in two of them.
         properties: Anything else about the run, as JSON has it.
 
     Raises:
@@ -108,7 +116,7 @@ def sarif_log(
     driver: dict[str, Any] = {
         "name": "clip-antidote",
         "version": metadata.version("clip-antidote"),
-        "rules": [_rule(rule, taxonomy) for rule in rules],
+        "rules": [_rule(rule, taxonomies) for rule in rules],
     }
     run: dict[str, Any] = {
         "tool": {"driver": driver},
@@ -117,9 +125,9 @@ def sarif_log(
         "results": [_result(result, places[result.rule]) for result in results],
         "columnKind": "unicodeCodePoints",
     }
-    if taxonomy is not None:
-        driver["supportedTaxonomies"] = [{"name": taxonomy.name, "index": 0}]
-        run["taxonomies"] = [_taxonomy(taxonomy)]
+    if taxonomies:
+        driver["supportedTaxonomies"] = [{"name": one.name, "index": n} for n, one in enumerate(taxonomies)]
+        run["taxonomies"] = [_taxonomy(one) for one in taxonomies]
     if properties:
         run["properties"] = dict(properties)
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
@@ -131,22 +139,22 @@ def file_uri(path: str) -> str:
     return ("file://" if absolute else "") + quote(os.fsencode(Path(path).as_posix()))
 
 
-def _rule(rule: SarifRule, taxonomy: Taxonomy | None) -> dict[str, Any]:
+def _rule(rule: SarifRule, taxonomies: Sequence[Taxonomy]) -> dict[str, Any]:
     described: dict[str, Any] = {
         "id": rule.id,
         "shortDescription": {"text": rule.summary},
         "help": {"text": rule.advice},
         "defaultConfiguration": {"level": rule.level},
     }
-    if rule.taxa and taxonomy is not None:
-        order = {taxon: number for number, taxon in enumerate(taxonomy.taxa)}
+    if rule.taxa and taxonomies:
+        places = {
+            taxon: (place, {"name": taxonomy.name, "index": number})
+            for number, taxonomy in enumerate(taxonomies)
+            for place, taxon in enumerate(taxonomy.taxa)
+        }
         described["relationships"] = [
             {
-                "target": {
-                    "id": taxon,
-                    "index": order[taxon],
-                    "toolComponent": {"name": taxonomy.name, "index": 0},
-                },
+                "target": {"id": taxon, "index": places[taxon][0], "toolComponent": places[taxon][1]},
                 "kinds": ["relevant"],
             }
             for taxon in rule.taxa

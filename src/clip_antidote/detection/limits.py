@@ -1,0 +1,15 @@
+"""What a scan cannot see; the one list that console, page and files show."""
+
+from __future__ import annotations
+
+LIMITS: tuple[str, ...] = (
+    "A scan that finds nothing is no proof that a model is clean.",
+    "Only the classes of the list are looked at: a backdoor whose target is not among them is not seen.",
+    "Several targets in one model hide each other: at most the strongest is named.",
+    "A backdoor that sends every class to another one (all-to-all) has no single target and is not looked for.",
+    "Triggers that are concepts, such as a kind of object in the picture or a word in the text, are neither a patch "
+    "nor a faint pattern, and may be missed.",
+    "An attacker who knows the scan and imitates the features of a clean target class may pass it.",
+    "The p-value holds for models like the clean ones that it was compared with; for other kinds it is less sure.",
+)
+"""Sentences, without rates: those are measured elsewhere."""

@@ -1,0 +1,203 @@
+"""From statistics of classes to a verdict, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from clip_antidote.detection.evidence import (
+    FittedEvidence,
+    NullModel,
+    embedded_evidence,
+    model_score,
+    nearest_look,
+)
+from clip_antidote.detection.limits import LIMITS
+from clip_antidote.detection.statistics import MOST, STATISTICS, outlier_scores
+from clip_antidote.detection.survey import Survey
+from clip_antidote.detection.verdict import SHOWN, Verdict, judge_survey
+
+NAMES = ("a", "b", "c", "d", "e", "f")
+
+
+def fitted(*scores: float, weights: dict[str, float] | None = None, offset: float = 1.0) -> FittedEvidence:
+    """Evidence whose clean models have these scores, in the one look that there is."""
+    null = tuple(
+        NullModel(name=f"clean-{number}", tower="ResNet" if number % 2 else "ViT", scores={"6x4": score})
+        for number, score in enumerate(scores)
+    )
+    return FittedEvidence(command="by hand", weights=weights or {"any": 2.0}, offset=offset, null=null)
+
+
+def surveyed(**values: list[float]) -> Survey:
+    return Survey({name: torch.tensor(row) for name, row in values.items()}, 4.0)
+
+
+STANDS_OUT = [0.3, 0.31, 0.05, 0.29, 0.3, 0.32]
+"""The third is far below the others."""
+
+
+# Evidence
+
+
+def test_p_values_count_the_model_among_the_clean_ones() -> None:
+    evidence = fitted(1.0, 2.0, 3.0, 4.0)
+    assert evidence.p_value(5.0, classes=6, shots=4) == (1 / 5, 4)
+    assert evidence.p_value(3.5, classes=6, shots=4) == (2 / 5, 4)
+    assert evidence.p_value(3.0, classes=6, shots=4) == (3 / 5, 4), "as suspicious counts"
+    assert evidence.p_value(-9.0, classes=6, shots=4) == (1.0, 4)
+
+
+def test_p_values_use_the_look_that_is_most_alike() -> None:
+    null = (
+        NullModel(name="x", tower="t", scores={"10x16": 1.0, "100x16": 9.0}),
+        NullModel(name="y", tower="t", scores={"10x16": 2.0}),
+    )
+    evidence = FittedEvidence(command="", weights={"any": 1.0}, offset=0.0, null=null)
+    assert evidence.p_value(5.0, classes=12, shots=16) == (1 / 3, 2)
+    assert evidence.p_value(5.0, classes=80, shots=16) == (1.0, 1), "one clean model was looked at so"
+
+
+def test_looks_are_compared_by_ratios() -> None:
+    looks = {"10x16", "100x16", "100x1"}
+    assert nearest_look(looks, classes=30, shots=16) == "10x16", "30 is 3 times 10, and 100 is 3.3 times 30"
+    assert nearest_look(looks, classes=33, shots=16) == "100x16"
+    assert nearest_look(looks, classes=1000, shots=2) == "100x1"
+
+
+def test_the_score_of_a_model_is_the_log_of_the_mean_ratio() -> None:
+    assert model_score(torch.tensor([0.0, 0.0, 0.0])) == pytest.approx(0.0, abs=1e-6)
+    ratios = torch.tensor([1.0, 2.0, 6.0])
+    assert model_score(ratios.log()) == pytest.approx(math.log(3.0))
+    assert model_score(torch.tensor([900.0, -900.0])) == pytest.approx(900 - math.log(2)), "nothing overflows"
+
+
+def test_blameless_findings_take_nothing_away() -> None:
+    """Positive outlier scores count by their weight, negative ones not at all; the offset is for all."""
+    values = {"any": torch.tensor(STANDS_OUT)}
+    z = outlier_scores(values)["any"]
+    scores = fitted(0.0, weights={"any": 2.0}, offset=1.5).class_scores(values)
+    torch.testing.assert_close(scores, 2.0 * z.clamp_min(0) - 1.5)
+    assert scores.argmax() == 2
+    assert float(scores.min()) == -1.5
+
+
+def test_the_embedded_evidence_can_be_used() -> None:
+    evidence = embedded_evidence()
+    assert evidence.null
+    assert evidence.weights.keys() <= STATISTICS.keys()
+
+
+# Statistics
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_what_is_suspicious_is_positive(name: str) -> None:
+    low = torch.tensor([0.50, 0.51, 0.05, 0.49, 0.50, 0.52])
+    suspicious = low if STATISTICS[name].suspicious == "low" else 1 - low
+    z = outlier_scores({name: suspicious})[name]
+    assert z.argmax() == 2
+    assert z[2] > 1
+    assert outlier_scores({name: 1 - suspicious})[name][2] < -1
+
+
+def test_outlier_scores_end_somewhere() -> None:
+    values = torch.full((200,), 0.5) + torch.linspace(-1e-4, 1e-4, 200)
+    values[7], values[8] = 0.0, 1.0
+    z = outlier_scores({"any": values})["any"]
+    assert z.abs().max() <= MOST
+    extreme = torch.full((50,), 0.5)
+    extreme[3] = 0.0
+    assert outlier_scores({"any": extreme})["any"][3] == MOST
+
+
+def test_nothing_stands_out_among_three_nor_where_all_are_equal() -> None:
+    assert outlier_scores({"any": torch.tensor([0.1, 0.9, 0.9])})["any"].tolist() == [0, 0, 0]
+    assert outlier_scores({"recall": torch.ones(6)})["recall"].abs().max() < 1e-3
+
+
+def test_unknown_statistics_are_left_alone() -> None:
+    assert outlier_scores({"mask_size": torch.rand(6)}) == {}
+
+
+def test_every_statistic_can_be_told() -> None:
+    for entry in STATISTICS.values():
+        assert entry.meaning[0].islower()
+        assert not entry.meaning.endswith(".")
+    assert all(sentence.endswith(".") and not any(map(str.isdigit, sentence)) for sentence in LIMITS)
+
+
+# Verdict
+
+
+def judged(*scores: float, alarm: float, weights: dict[str, float] | None = None) -> Verdict:
+    survey = surveyed(any=STANDS_OUT, own=[0.2, 0.2, 0.15, 0.21, 0.19, 0.1], alignment=[0.1] * 6)
+    return judge_survey(survey, NAMES, fitted(*scores, weights=weights), alarm=alarm)
+
+
+def test_a_model_is_suspicious_at_the_very_alarm() -> None:
+    verdict = judged(*[-99.0] * 19, alarm=0.05)
+    assert verdict.p_value == verdict.least_p == 0.05
+    assert verdict.suspicious
+    assert verdict.targets[0] == "c"
+    assert not judged(*[-99.0] * 18, alarm=0.05).suspicious, "1 in 19 is more than 0.05"
+    one_more = judged(*[-99.0] * 18, 99.0, alarm=0.05)
+    assert (one_more.p_value, one_more.suspicious, one_more.targets) == (0.1, False, ())
+
+
+def test_a_verdict_says_how_it_came_about() -> None:
+    verdict = judged(-99.0, -99.0, 99.0, alarm=0.5)
+    assert (verdict.clean_models, verdict.least_p, verdict.p_value) == (3, 0.25, 0.5)
+    assert verdict.towers == ("ResNet", "ViT")
+    assert (verdict.classes, verdict.shots, verdict.alarm) == (6, 4.0, 0.5)
+    assert verdict.probability == pytest.approx(1 / (1 + math.exp(-verdict.score)))
+    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def test_classes_are_ranked_with_what_speaks_for_them() -> None:
+    weights = {"any": 2.0, "own": 1.0, "alignment": 3.0}
+    verdict = judged(0.0, alarm=0.05, weights=weights)
+    assert len(verdict.ranking) == min(SHOWN, len(NAMES))
+    scores = [entry.score for entry in verdict.ranking]
+    assert scores == sorted(scores, reverse=True)
+    first, second = verdict.ranking[:2]
+    assert (first.name, first.label) == ("c", 2)
+    assert [finding.statistic for finding in first.findings] == ["any", "own"], "what speaks against it is left out"
+    assert first.findings[0].weight == pytest.approx(2.0 * first.findings[0].z)
+    assert first.findings[0].value == pytest.approx(0.05)
+    assert first.score == pytest.approx(sum(f.weight for f in first.findings), abs=1e-4)
+    assert first.findings[0].meaning == STATISTICS["any"].meaning
+    assert second.name == "f", "its own clean images are far"
+    assert sum(entry.share for entry in verdict.ranking) <= 1 + 1e-6
+    assert first.share / second.share == pytest.approx(math.exp(first.score - second.score), rel=1e-4)
+
+
+def test_with_three_classes_nothing_can_be_said() -> None:
+    survey = surveyed(any=[0.3, 0.05, 0.3])
+    verdict = judge_survey(survey, ("a", "b", "c"), fitted(-99.0, -99.0), alarm=0.5)
+    assert (verdict.p_value, verdict.suspicious, verdict.targets) == (1.0, False, ())
+
+
+def test_what_is_needed_is_where_the_alarm_begins() -> None:
+    evidence = fitted(*map(float, range(19)))  # 19 clean models, the highest at 18
+    assert evidence.score_needed(0.05, classes=6, shots=4) == 18
+    assert evidence.score_needed(0.10, classes=6, shots=4) == 17
+    assert evidence.score_needed(0.04, classes=6, shots=4) is None
+    assert evidence.p_value(18.001, classes=6, shots=4)[0] == pytest.approx(0.05)
+    assert evidence.p_value(18.0, classes=6, shots=4)[0] > 0.05
+    verdict = judged(*map(float, range(19)), alarm=0.05)
+    assert verdict.needed == pytest.approx(18 + math.log(6) + 1.0)
+
+
+def test_a_second_target_is_hidden_by_the_first_and_needs_more_than_any_clean_model_gave() -> None:
+    far = [0.3, 0.31, 0.29, 0.3, 0.32, 0.3, 0.28, 0.31, 0.05, 0.1]
+    survey = surveyed(any=far)
+    names = tuple("abcdefghij")
+    weights = {"any": 1.0}
+    easy = judge_survey(survey, names, fitted(*[0.5] * 19, weights=weights), alarm=0.05)
+    assert easy.targets == ("i", "j")
+    assert judge_survey(survey, names, fitted(*[0.5] * 19, weights=weights), alarm=0.05, most=1).targets == ("i",)
+    alone = surveyed(any=[*far[:9], 0.3])
+    assert judge_survey(alone, names, fitted(*[0.5] * 19, weights=weights), alarm=0.05).targets == ("i",)
