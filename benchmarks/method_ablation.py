@@ -4,8 +4,7 @@
 
 Every suspect (a folder of `benchmark prepare`) gets dummy triggers by several forms of stage 1, the target being
 given (the default search names it in all of them), and the default stage 2. Then the default dummies get several
-forms of stage 2. Listed are CBPT as published (one weight per class) and the gate in front of clean prompts. What
-`--out` holds already is not measured again.
+forms of stage 2. Listed are CBPT as published (one weight per class) and the gate; what `--out` holds is kept.
 """
 
 from __future__ import annotations

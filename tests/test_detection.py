@@ -195,9 +195,9 @@ def test_a_second_target_is_hidden_by_the_first_and_needs_more_than_any_clean_mo
     far = [0.3, 0.31, 0.29, 0.3, 0.32, 0.3, 0.28, 0.31, 0.05, 0.1]
     survey = surveyed(any=far)
     names = tuple("abcdefghij")
-    weights = {"any": 1.0}
-    easy = judge_survey(survey, names, fitted(*[0.5] * 19, weights=weights), alarm=0.05)
+    weights = {"any": 3.0}
+    easy = judge_survey(survey, names, fitted(*[3.0] * 19, weights=weights), alarm=0.05)
     assert easy.targets == ("i", "j")
-    assert judge_survey(survey, names, fitted(*[0.5] * 19, weights=weights), alarm=0.05, most=1).targets == ("i",)
+    assert judge_survey(survey, names, fitted(*[3.0] * 19, weights=weights), alarm=0.05, most=1).targets == ("i",)
     alone = surveyed(any=[*far[:9], 0.3])
-    assert judge_survey(alone, names, fitted(*[0.5] * 19, weights=weights), alarm=0.05).targets == ("i",)
+    assert judge_survey(alone, names, fitted(*[3.0] * 19, weights=weights), alarm=0.05).targets == ("i",)
