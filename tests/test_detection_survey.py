@@ -17,7 +17,7 @@ from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
 
-SHORT = SurveyConfig(steps=3)
+SHORT = SurveyConfig(steps=3, second_steps=3)
 
 
 def survey(model: DualEncoder, shots: LabelledImages, config: SurveyConfig = SHORT) -> Survey:
@@ -38,16 +38,19 @@ def found(poisoned: DualEncoder, train_images: LabelledImages) -> Survey:
 
 def test_every_statistic_has_a_meaning_and_a_value_per_class(found: Survey) -> None:
     assert STATISTICS.keys() <= found.values.keys()
-    assert all(value.shape == (10,) and value.isfinite().all() for value in found.values.values())
+    assert all(value.shape == (10,) for value in found.values.values())
+    seconds = {name: value for name, value in found.values.items() if name.endswith("_second")}
+    assert {int(value.isfinite().sum()) for value in seconds.values()} == {8}
+    assert all(value.isfinite().all() for name, value in found.values.items() if name not in seconds)
     assert found.shots == 4
 
 
 def test_the_target_of_a_backdoor_leads(found: Survey, train_images: LabelledImages) -> None:
     target = train_images.classes.index("hat")
     scores = outlier_scores(found.values)
-    for name in ("alignment", "own", "mask_flips", "mask_objective"):
+    for name in ("alignment", "own", "mask_flips", "mask_objective", "mask_second"):
         assert int(scores[name].argmax()) == target, name
-        assert scores[name][target] > 1
+        assert scores[name][target] > 0.5
 
 
 def test_a_clean_model_gives_no_class_away_as_much(
@@ -65,13 +68,13 @@ def test_what_is_optimized_together_changes_nothing(tiny: DualEncoder, train_ima
     side = tiny.image_size
     apart = survey(tiny, shots, SHORT.model_copy(update={"pixels": 3 * SHORT.batch_size * side * side}))
     for name, value in together.values.items():
-        torch.testing.assert_close(apart.values[name], value, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(apart.values[name], value, rtol=2e-3, atol=2e-3, equal_nan=True)
 
 
 def test_the_same_seed_gives_the_same_survey(small_model: DualEncoder, train_images: LabelledImages) -> None:
     shots = train_images.sample_shots(2, seed=0)
     first, second = (survey(small_model, shots) for _ in range(2))
-    assert all(torch.equal(first.values[name], second.values[name]) for name in first.values)
+    assert all(torch.equal(v.nan_to_num(), second.values[name].nan_to_num()) for name, v in first.values.items())
 
 
 def seen_by_hand(features: Any, weights: Any) -> Observation:

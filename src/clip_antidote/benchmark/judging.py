@@ -13,7 +13,7 @@ import torch
 from clip_antidote.benchmark.population import ModelRecord
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.benchmark.survey_file import read_kept
-from clip_antidote.benchmark.surveys import SurveyRecord
+from clip_antidote.benchmark.surveys import SurveyRecord, as_tensors
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
@@ -45,7 +45,7 @@ class Case:
     @property
     def values(self) -> dict[str, torch.Tensor]:
         """The statistics as tensors."""
-        return {name: torch.tensor(values) for name, values in self.survey.values.items()}
+        return as_tensors(self.survey.values)
 
     @property
     def look(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import save
 
 from clip_antidote.benchmark.population import ModelRecord, read_population
 from clip_antidote.benchmark.records import compact
-from clip_antidote.benchmark.surveys import SurveyRecord, read_surveys
+from clip_antidote.benchmark.surveys import SurveyRecord, as_tensors, read_surveys
 from clip_antidote.detection.statistics import STATISTICS
 from clip_antidote.errors import DataError
 from clip_antidote.files import atomic_path, write_text
@@ -62,7 +63,7 @@ def save_surveys(path: Path, surveys: Iterable[SurveyRecord]) -> None:
     facts, tensors = {}, {}
     for survey in surveys:
         key = f"{survey.model}|{survey.look}"
-        tensors[key] = torch.tensor([survey.values[name] for name in STATISTICS]).half()
+        tensors[key] = torch.stack([as_tensors(survey.values)[name] for name in STATISTICS]).half()
         tensors[f"{key}|classes"] = torch.tensor([place[name] for name in survey.classes], dtype=torch.int16)
         facts[key] = [survey.shots, survey.target, survey.further, survey.seconds]
     metadata = {"statistics": compact(list(STATISTICS)), "classes": compact(names), "facts": compact(facts)}
@@ -105,7 +106,10 @@ def _record(
             "classes": [known["classes"][i] for i in classes.tolist()],
             "target": target,
             "further": further,
-            "values": dict(zip(known["statistics"], values.float().tolist(), strict=True)),
+            "values": {
+                name: [None if math.isnan(x) else x for x in row]
+                for name, row in zip(known["statistics"], values.float().tolist(), strict=True)
+            },
             "seconds": seconds,
         }
     )

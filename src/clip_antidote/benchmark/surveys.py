@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class SurveyRecord(Record):
         classes: Class names.
         target: Index of the target class; None where there is none, or it is not in the list.
         further: Indices of other targets.
-        values: Statistics by name, in the order of the classes.
+        values: Statistics by name, in the order of the classes; None where one was not measured.
         seconds: How long the survey took.
     """
 
@@ -45,7 +46,7 @@ class SurveyRecord(Record):
     classes: tuple[str, ...]
     target: int | None
     further: tuple[int, ...] = ()
-    values: dict[str, list[float]]
+    values: dict[str, list[float | None]]
     seconds: float
 
 
@@ -117,9 +118,17 @@ def restrict(images: LabelledImages, names: list[str]) -> LabelledImages:
     return replace(kept, labels=labels[labels >= 0], classes=tuple(names))
 
 
-def rounded(survey: Survey) -> dict[str, list[float]]:
+def rounded(survey: Survey) -> dict[str, list[float | None]]:
     """Returns the statistics with as many digits as are kept."""
-    return {name: [float(f"{x:.{DIGITS}g}") for x in values.tolist()] for name, values in survey.values.items()}
+    return {
+        name: [None if math.isnan(x) else float(f"{x:.{DIGITS}g}") for x in values.tolist()]
+        for name, values in survey.values.items()
+    }
+
+
+def as_tensors(values: Mapping[str, Sequence[float | None]]) -> dict[str, torch.Tensor]:
+    """Returns kept statistics as tensors; NaN where one was not measured."""
+    return {name: torch.tensor([math.nan if x is None else x for x in column]) for name, column in values.items()}
 
 
 def read_surveys(out: Path) -> dict[tuple[str, str], SurveyRecord]:

@@ -15,8 +15,8 @@ from clip_antidote.detection.statistics import outlier_scores
 
 FITTED = (
     "alignment", "own", "any", "residual",
-    "mask_objective", "mask_flips", "mask_collapse",
-    "additive_objective", "additive_flips", "additive_collapse",
+    "mask_objective", "mask_flips", "mask_second",
+    "additive_objective", "additive_flips", "additive_second",
 )  # fmt: skip
 """Statistics that enter the evidence."""
 

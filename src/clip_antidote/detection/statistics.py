@@ -21,12 +21,15 @@ class Statistic:
     Attributes:
         meaning: What it says of a class whose value is suspicious, as a clause without a subject.
         suspicious: Which end is suspicious.
+        lead: Whether a class is held against the mean of the others that were tried, in nats, whatever their spread:
+            for what is measured of a few classes.
         scale: Brings it to a scale on which blameless classes are about normal.
     """
 
     meaning: str
     suspicious: Literal["low", "high"]
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda values: values
+    lead: bool = False
 
 
 def _log(values: torch.Tensor) -> torch.Tensor:
@@ -44,6 +47,9 @@ def _inversion(kind: str) -> dict[str, Statistic]:
         "flips": Statistic(f"{kind} sends many images of other classes to it", "high", _share),
         "collapse": Statistic(f"images under {kind} for it fall on one point", "high"),
         "reach": Statistic(f"images under {kind} come close to its text", "high"),
+        "second": Statistic(
+            f"{kind} takes much less for it than for the others, tried for longer", "low", _log, lead=True
+        ),
     }
 
 
@@ -70,11 +76,29 @@ def outlier_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
         values: Statistics [C] by name.
 
     Returns:
-        Scores [C] by name, positive where suspicious, at most `MOST` in size.
+        Scores [C] by name, positive where suspicious, at most `MOST` in size; of what was measured of a few classes,
+        the others have 0.
     """
     scores = {}
     for name, statistic in STATISTICS.items():
         if name in values:
             scaled = statistic.scale(values[name].double())
-            scores[name] = outlier_z(scaled if statistic.suspicious == "low" else -scaled).clamp(-MOST, MOST)
+            scaled = scaled if statistic.suspicious == "low" else -scaled
+            scores[name] = (lead(scaled) if statistic.lead else outlier_z(scaled)).clamp(-MOST, MOST)
     return scores
+
+
+def lead(values: torch.Tensor) -> torch.Tensor:
+    """How far each value lies below the mean of the others.
+
+    Args:
+        values: [N]; NaN where there is none.
+
+    Returns:
+        [N]; 0 where there is no value, or no other.
+    """
+    known = values.isfinite()
+    filled = values.masked_fill(~known, 0)
+    others = int(known.sum()) - 1
+    ahead = (filled.sum() - filled) / max(others, 1) - filled
+    return ahead.masked_fill(~known, 0).float() if others > 0 else torch.zeros(len(values))

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from clip_antidote.detection.statistics import outlier_scores
 from clip_antidote.inversion.alignment import alignment, best_similarity, closest_similarity
 from clip_antidote.inversion.bank import make_bank
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.invert import InversionStats, Inverter
 from clip_antidote.inversion.views import Observation
+
+LEADING = (
+    "alignment", "own", "any", "mask_objective", "mask_flips", "additive_objective", "additive_flips",
+)  # fmt: skip
+"""Statistics that choose who gets the second pass."""
+
+CAP = 4.0
+"""Outlier scores count up to this there, so that none of them decides alone."""
 
 RIDGE = 1e-3
 """Keeps the span of the clean images from taking in what is only noise, as share of the mean squared length."""
@@ -45,6 +55,9 @@ def survey_classes(
     for family in config.families:
         measured = first_pass(seen, family, config, seed=seed, inverter=inverter)
         values |= {f"{family}_{name}": value for name, value in measured.items()}
+    shortlist = choose_shortlist(values, config.survey.shortlist)
+    for family in config.families:
+        values[f"{family}_second"] = second_pass(seen, family, shortlist, config, seed=seed, inverter=inverter)
     return Survey(values, seen.shots_per_class)
 
 
@@ -119,6 +132,44 @@ def first_pass(
         engine.run(bank, hypotheses, steps=survey.steps, description=f"surveying classes ({family}{done})")
         parts.append(engine.stats(bank, hypotheses, rows=rows))
     return _joined(parts)
+
+
+def choose_shortlist(values: Mapping[str, torch.Tensor], count: int) -> torch.Tensor:
+    """Chooses the classes [H] with the largest sum of outlier scores of what leads for one kind of target or another.
+
+    Args:
+        values: Statistics [C] by name.
+        count: How many.
+    """
+    scores = outlier_scores(values)
+    total = torch.stack([scores[name].clamp(0, CAP) for name in LEADING if name in scores]).sum(0)
+    return total.topk(min(count, len(total))).indices
+
+
+def second_pass(
+    seen: Observation,
+    family: str,
+    shortlist: torch.Tensor,
+    config: InversionConfig,
+    *,
+    seed: int,
+    inverter: type[Inverter] = Inverter,
+) -> torch.Tensor:
+    """Inverts a trigger for the classes of the shortlist under a stricter limit, for longer.
+
+    Returns:
+        The objective [C], NaN for the others.
+    """
+    survey = config.survey
+    settings = config.model_copy(update={"lr": survey.second_lr, "batch_size": survey.second_batch})
+    engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
+    strength = survey.second_sparsity if family == "mask" else survey.second_bound
+    bank = make_bank(family, [strength], engine.image_size, seed).select(torch.zeros_like(shortlist))
+    engine.run(bank, shortlist, steps=survey.second_steps, description=f"surveying the most suspicious ({family})")
+    rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[: 2 * survey.sample]
+    out = torch.full((len(seen.weights),), torch.nan)
+    out[shortlist] = engine.stats(bank, shortlist, rows=rows).objective
+    return out
 
 
 def _joined(parts: list[InversionStats]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from clip_antidote.config import Config
 
 
 class SurveyConfig(Config):
-    """Settings of the first pass over all classes; see docs/detection.md for why these defaults.
+    """Settings of the two passes over the classes; see docs/detection.md for why these defaults.
 
     The evidence was fitted with them: other values make it unreliable.
 
@@ -19,6 +19,12 @@ class SurveyConfig(Config):
         lr: Learning rate of Adam, larger than that of the search since the steps are few.
         batch_size: Images per step and class.
         sample: Views on which every trigger is measured.
+        shortlist: How many of the most suspicious classes get a second, longer pass.
+        second_steps: Optimizer steps of the second pass.
+        second_lr: Its learning rate.
+        second_batch: Its images per step and class.
+        second_sparsity: λ of its masks, so large that only a small patch pays.
+        second_bound: Largest change of a pixel of its additive triggers, so small that only a real one is led far.
         pixels: Pixels per step of all classes that are optimized together; bounds the memory.
     """
 
@@ -26,6 +32,12 @@ class SurveyConfig(Config):
     lr: float = Field(0.15, gt=0)
     batch_size: int = Field(8, ge=2)
     sample: int = Field(32, ge=2)
+    shortlist: int = Field(8, ge=2)
+    second_steps: int = Field(40, ge=1)
+    second_lr: float = Field(0.1, gt=0)
+    second_batch: int = Field(32, ge=2)
+    second_sparsity: float = Field(60.0, ge=0)
+    second_bound: float = Field(8 / 255, gt=0, le=1)
     pixels: int = Field(1024 * 64 * 64, ge=1)
 
 
