@@ -139,11 +139,11 @@ def choose_shortlist(values: Mapping[str, torch.Tensor], count: int) -> torch.Te
 
     Args:
         values: Statistics [C] by name.
-        count: How many.
+        count: How many; of few classes at most half, for there have to be others.
     """
     scores = outlier_scores(values)
     total = torch.stack([scores[name].clamp(0, CAP) for name in LEADING if name in scores]).sum(0)
-    return total.topk(min(count, len(total))).indices
+    return total.topk(min(count, max(1, len(total) // 2))).indices
 
 
 def second_pass(

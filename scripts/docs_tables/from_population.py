@@ -1,0 +1,79 @@
+"""Tables from the records of the population: which models, and how well backdoors are found in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from source import Records, table
+
+from clip_antidote.benchmark.detection_tables import attacks_table, groups_table, rules_table
+from clip_antidote.benchmark.judging import Judgment, read_judgments
+from clip_antidote.benchmark.population import ModelRecord, read_population
+from clip_antidote.benchmark.tables import markdown, mean_percent
+from clip_antidote.detection.evidence import embedded_evidence
+from clip_antidote.detection.verdict import ALARM
+
+FOLDER = "population"
+
+
+def judged(records: Records, *, largest: bool = True) -> list[Judgment]:
+    """The judgments, of all looks or of the one with all classes and 16 shots."""
+    judgments = read_judgments(records.folder / FOLDER)
+    most = max(int(j.look.split("x")[0]) for j in judgments)
+    return [j for j in judgments if not largest or j.look == f"{most}x16"]
+
+
+@table("population")
+def population(records: Records) -> str:
+    """The models by their base."""
+    models: dict[str, list[ModelRecord]] = {}
+    for record in read_population(records.folder / FOLDER).values():
+        models.setdefault(record.base, []).append(record)
+    rows = []
+    for base, own in sorted(models.items()):
+        passed = [m for m in own if m.kind == "poisoned" and m.implant_check == "passed"]
+        failed = sum(m.kind == "poisoned" for m in own) - len(passed)
+        rows.append(
+            [
+                base,
+                own[0].tower,
+                mean_percent([m.measured.ca.value for m in own if m.kind == "base"]),
+                str(sum(m.kind != "poisoned" for m in own)),
+                str(len(passed)),
+                str(failed),
+                ", ".join(f"{attack} {n}" for attack, n in sorted(Counter(m.attack or "" for m in passed).items())),
+            ]
+        )
+    return markdown(["base", "tower", "CA", "clean", "poisoned", "failed their check", "attacks"], rows)
+
+
+@table("detection-rules")
+def rules(records: Records) -> str:
+    """Every rule on the same models."""
+    return rules_table(judged(records))
+
+
+@table("detection-towers")
+def towers(records: Records) -> str:
+    """Per kind of image tower."""
+    return groups_table(judged(records), lambda j: j.tower, "tower", ALARM)
+
+
+@table("detection-attacks")
+def attacks(records: Records) -> str:
+    """Per attack."""
+    return attacks_table(judged(records), ALARM)
+
+
+@table("detection-looks")
+def looks(records: Records) -> str:
+    """Per number of classes and shots."""
+    return groups_table(judged(records, largest=False), lambda j: j.look, "classes × shots", ALARM)
+
+
+@table("detection-weights")
+def weights(records: Records) -> str:
+    """The evidence that the package comes with."""
+    fitted = embedded_evidence()
+    rows = [[f"`{name}`", f"{weight:.2f}"] for name, weight in fitted.weights.items()]
+    return markdown(["statistic", "weight"], [*rows, ["offset b", f"{fitted.offset:.2f}"]])
