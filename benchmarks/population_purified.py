@@ -3,8 +3,7 @@
     python benchmarks/population_purified.py runs/population --data runs/problem \\
         --records docs/records/population --out docs/records/population/purified.json [--models NAME …]
 
-Poisoned models are measured under their trigger, clean ones without. Goes on where a run was interrupted: what `--out`
-holds already is not measured again.
+Poisoned models are measured under their trigger, clean ones without. What `--out` holds is not measured again.
 """
 
 from __future__ import annotations
