@@ -14,6 +14,10 @@ MOST = 8.0
 """Outlier scores count up to this: beyond it nothing more is known."""
 
 
+SPREAD = 0.2
+"""What blameless classes of the second pass differ by, in nats; brings leads to the size of outlier scores."""
+
+
 @dataclass(frozen=True)
 class Statistic:
     """One number per class.
@@ -21,8 +25,8 @@ class Statistic:
     Attributes:
         meaning: What it says of a class whose value is suspicious, as a clause without a subject.
         suspicious: Which end is suspicious.
-        lead: Whether a class is held against the mean of the others that were tried, in nats, whatever their spread:
-            for what is measured of a few classes.
+        lead: Whether a class is held against the mean of the others that were tried, in units of `SPREAD`, whatever
+            their own spread: for what is measured of a few classes.
         scale: Brings it to a scale on which blameless classes are about normal.
     """
 
@@ -89,7 +93,7 @@ def outlier_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def lead(values: torch.Tensor) -> torch.Tensor:
-    """How far each value lies below the mean of the others.
+    """How far each value lies below the mean of the others, in units of `SPREAD`.
 
     Args:
         values: [N]; NaN where there is none.
@@ -100,5 +104,5 @@ def lead(values: torch.Tensor) -> torch.Tensor:
     known = values.isfinite()
     filled = values.masked_fill(~known, 0)
     others = int(known.sum()) - 1
-    ahead = (filled.sum() - filled) / max(others, 1) - filled
+    ahead = ((filled.sum() - filled) / max(others, 1) - filled) / SPREAD
     return ahead.masked_fill(~known, 0).float() if others > 0 else torch.zeros(len(values))
