@@ -46,10 +46,13 @@ def groups_table(judgments: Sequence[Judgment], key: Callable[[Judgment], str], 
                 f"{alarms} of {len(clean)}" if clean else MISSING,
                 f"{len(found)} of {len(poisoned)}" if poisoned else MISSING,
                 f"{named} of {len(found)}" if found else MISSING,
+                f"{sum(j.guarded for j in poisoned)} of {len(poisoned)}" if poisoned else MISSING,
                 f"{sum(losses) / len(losses):.2f}" if losses else MISSING,
             ]
         )
-    return markdown([head, "AUC [95 %]", "false alarms", "found", "of these named", "cross-entropy"], rows)
+    return markdown(
+        [head, "AUC [95 %]", "false alarms", "found", "of these named", "target guarded", "cross-entropy"], rows
+    )
 
 
 def attacks_table(judgments: Sequence[Judgment], alarm: float) -> str:

@@ -18,8 +18,12 @@ from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
 from clip_antidote.detection.outliers import combine_z
+from clip_antidote.detection.scores import class_scores
+from clip_antidote.detection.search import choose_guarded, most_guarded
 from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.detection.survey import Survey
 from clip_antidote.files import write_json
+from clip_antidote.inversion.config import InversionConfig
 
 RESAMPLES = 2000
 """Bootstrap samples behind an interval."""
@@ -64,6 +68,7 @@ class Judgment(Record):
         in_list: Whether the target is one of the classes.
         scores: Evidence against it by the name of the rule, ours under "evidence".
         named: By the name of the rule, whether the true target leads.
+        guarded: Whether the target is among the classes that get a gate, accused or not.
         p_value: Of our rule.
         loss: Cross-entropy of our rule, in nats; None where the target is not in the list.
     """
@@ -75,6 +80,7 @@ class Judgment(Record):
     in_list: bool
     scores: dict[str, float]
     named: dict[str, bool]
+    guarded: bool
     p_value: float
     loss: float | None
 
@@ -141,9 +147,17 @@ def judge_case(case: Case, fitted: FittedEvidence) -> Judgment:
         in_list=target is not None,
         scores=scores,
         named={name: target is not None and int(s.argmax()) == target for name, s in scored.items()},
+        guarded=target is not None and target in guarded_classes(case, own),
         p_value=fitted.p_value(scores["evidence"], classes=classes, shots=case.survey.shots)[0],
         loss=_loss(own, target) if target is not None or not case.poisoned else None,
     )
+
+
+def guarded_classes(case: Case, scores: torch.Tensor) -> tuple[int, ...]:
+    """Returns the classes that a purification by default would guard, if none were accused."""
+    survey = Survey(case.values, case.survey.shots)
+    most = most_guarded(len(scores), InversionConfig().guarded)
+    return choose_guarded(class_scores(survey, scores), most)
 
 
 def _loss(scores: torch.Tensor, target: int | None) -> float:
