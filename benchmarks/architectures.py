@@ -64,7 +64,7 @@ STEPS = CBPTConfig.build(
             "sparsities": [5.0],
             "bounds": [16 / 255],
             "shortlist": 2,
-            "survey": {"steps": 2},
+            "survey": {"steps": 2, "second_steps": 2},
             "final_steps": 2,
             "alarm": 1.0,
             "max_targets": 1,

@@ -128,7 +128,8 @@ def first_pass(
         engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
         bank = make_bank(family, [strength], size, seed)
         bank = bank.select(torch.zeros(len(hypotheses), dtype=torch.long))
-        done = f", {number * chunk + 1} to {number * chunk + len(hypotheses)} of {count}"
+        last = number * chunk + len(hypotheses)
+        done = f", {number * chunk + 1} to {last} of {count}" if chunk < count else ""
         engine.run(bank, hypotheses, steps=survey.steps, description=f"surveying classes ({family}{done})")
         parts.append(engine.stats(bank, hypotheses, rows=rows))
     return _joined(parts)
@@ -165,7 +166,7 @@ def second_pass(
     engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
     strength = survey.second_sparsity if family == "mask" else survey.second_bound
     bank = make_bank(family, [strength], engine.image_size, seed).select(torch.zeros_like(shortlist))
-    engine.run(bank, shortlist, steps=survey.second_steps, description=f"surveying the most suspicious ({family})")
+    engine.run(bank, shortlist, steps=survey.second_steps, description=f"second pass ({family})")
     rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[: 2 * survey.sample]
     out = torch.full((len(seen.weights),), torch.nan)
     out[shortlist] = engine.stats(bank, shortlist, rows=rows).objective
