@@ -34,7 +34,7 @@ SMALL: dict[str, Any] = {
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
 }
-SETTINGS = "inversion: {survey: {steps: 1, second_steps: 1}, final_steps: 1, batch_size: 4, alarm: 1.0}\ntuning: {steps: 1}\n"
+SETTINGS = "inversion: {survey: {steps: 1}, final_steps: 1, batch_size: 4, alarm: 1.0}\ntuning: {steps: 1}\n"
 Pairs = set[tuple[str, str]]
 
 

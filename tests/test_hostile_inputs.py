@@ -382,7 +382,7 @@ def test_the_command_says_that_it_starts_again(
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    fast = "inversion: {survey: {steps: 1, second_steps: 1}, final_steps: 1}\ntuning: {steps: 1}\nprecision: fp32\npool: 4\n"
+    fast = "inversion: {survey: {steps: 1}, final_steps: 1}\ntuning: {steps: 1}\nprecision: fp32\npool: 4\n"
     (tmp_path / "fast.yaml").write_text(fast)
     arguments = ["purify", model_folder, "--data", photos, "--shots", 2, "--config", "fast.yaml"]
     with monkeypatch.context() as patch:
