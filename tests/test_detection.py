@@ -60,6 +60,13 @@ def test_p_values_use_the_look_that_is_most_alike() -> None:
     assert evidence.p_value(5.0, classes=80, shots=16) == (1.0, 1), "one clean model was looked at so"
 
 
+def test_a_way_in_which_few_were_looked_at_does_not_count() -> None:
+    null = [NullModel(name=str(i), tower="t", scores={"120x16": float(i)}) for i in range(10)]
+    null[0] = NullModel(name="0", tower="t", scores={"120x16": 0.0, "10x16": 99.0})
+    evidence = FittedEvidence(command="", weights={"any": 1.0}, offset=0.0, null=tuple(null))
+    assert evidence.p_value(9.5, classes=10, shots=16) == (1 / 11, 10)
+
+
 def test_looks_are_compared_by_ratios() -> None:
     looks = {"10x16", "100x16", "100x1"}
     assert nearest_look(looks, classes=30, shots=16) == "10x16", "30 is 3 times 10, and 100 is 3.3 times 30"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -71,8 +72,12 @@ class FittedEvidence(Record):
         return clean[allowed] if allowed < len(clean) else -math.inf
 
     def clean_scores(self, *, classes: int, shots: float) -> list[float]:
-        """Returns the scores of the clean models, looked at in the way that is most like the given one."""
-        looks = {look for model in self.null for look in model.scores}
+        """Returns the scores of the clean models, looked at in the way that is most like the given one.
+
+        A way in which fewer than half of them were looked at does not count.
+        """
+        counts = Counter(look for model in self.null for look in model.scores)
+        looks = {look for look, count in counts.items() if 2 * count >= len(self.null)}
         if not looks:
             return []
         look = nearest_look(looks, classes=classes, shots=shots)
