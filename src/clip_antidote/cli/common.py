@@ -60,12 +60,16 @@ def print_report(report: Report, folder: Path) -> None:
     if report.reference:
         columns["clean model"] = report.reference
     console.print(metrics_table(f"measured on {report.measured_on}", columns))
-    found = report.purification.target_suspected
+    made = report.purification
+    found = made.target_suspected
     if found is None:
         say("No backdoor found: no class stands out as a target.")
     else:
         say("Suspected target: ", (found, "bold"))
-    made = report.purification
+    if made.verdict is not None:
+        from clip_antidote.reporting.scan_report import reason_for
+
+        say(f"How sure: {reason_for(made.verdict)}")
     others = [name for name in made.guarded if name not in made.targets_suspected]
     if others:
         say(f"Guarded {'as well' if found else 'all the same'}, without being accused: {', '.join(others)}")

@@ -94,7 +94,7 @@ class ScanReport(Record):
     @property
     def reason(self) -> str:
         """How sure the verdict is, as a sentence without a period."""
-        return _reason(self.verdict)
+        return reason_for(self.verdict)
 
 
 def quoted(names: tuple[str, ...]) -> str:
@@ -129,7 +129,8 @@ def in_words(entry: ClassVerdict, most: int = 3) -> tuple[str, ...]:
     return tuple(finding.meaning for finding in notable(entry)[:most])
 
 
-def _reason(verdict: Verdict) -> str:
+def reason_for(verdict: Verdict) -> str:
+    """Says how sure a verdict is, as a sentence without a period."""
     count, models = as_suspicious(verdict), verdict.clean_models
     p, among = f"p = {number(verdict.p_value)}", f"{models} clean model{'' if models == 1 else 's'}"
     if count is None:
