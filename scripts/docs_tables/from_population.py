@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from source import Records, table
+from source import Records, change, table
 
 from clip_antidote.benchmark.detection_tables import attacks_table, groups_table, rules_table
 from clip_antidote.benchmark.judging import Judgment, read_judgments
@@ -69,6 +69,27 @@ def attacks(records: Records) -> str:
 def looks(records: Records) -> str:
     """Per number of classes and shots."""
     return groups_table(judged(records, largest=False), lambda j: j.look, "classes × shots", ALARM)
+
+
+@table("population-purified")
+def purified(records: Records) -> str:
+    """What the default purification leaves, model by model."""
+    rows = []
+    for row in records.rows(f"{FOLDER}/purified"):
+        before, after = row["before"], row["after"]
+        rows.append(
+            [
+                row["model"],
+                ", ".join(row["named"]) or "nobody",
+                "yes" if row["target"] in row["guarded"] else "no" if row["target"] else "–",
+                *(change(before, after, key) for key in ("asr", "pa", "ca")),
+                f"{100 * before.mean_per_class_recall:.1f} → {100 * after.mean_per_class_recall:.1f}",
+                change(before, after, "target_ca"),
+                f"{row['seconds']:.0f}",
+            ]
+        )
+    head = ["model and target", "named", "target guarded", "ASR", "PA", "CA", "recall", "target CA", "s"]
+    return markdown(head, rows)
 
 
 @table("detection-weights")
