@@ -46,8 +46,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     for name in options.models or sorted(models):
         record = models[name]
-        failed = record.kind == "poisoned" and record.implant_check != "passed"
-        if not failed and all(row["model"] != name for row in rows):
+        if record.sound and all(row["model"] != name for row in rows):
             rows.append(measured(record, options.population / "models" / name, options.data, cases))
             print(rows[-1], flush=True)
             write_rows(options.out, rows, test_images=TEST, versions=library_versions())

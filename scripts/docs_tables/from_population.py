@@ -6,7 +6,7 @@ from collections import Counter
 
 from source import Records, change, table
 
-from clip_antidote.benchmark.detection_tables import attacks_table, groups_table, rules_table
+from clip_antidote.benchmark.detection_tables import attacks_table, groups_table, main_look, rules_table
 from clip_antidote.benchmark.judging import Judgment, read_judgments
 from clip_antidote.benchmark.population import ModelRecord, read_population
 from clip_antidote.benchmark.tables import markdown, mean_percent
@@ -16,11 +16,9 @@ from clip_antidote.detection.verdict import ALARM
 FOLDER = "population"
 
 
-def judged(records: Records, *, largest: bool = True) -> list[Judgment]:
-    """The judgments, of all looks or of the one with all classes and 16 shots."""
-    judgments = read_judgments(records.folder / FOLDER)
-    most = max(int(j.look.split("x")[0]) for j in judgments)
-    return [j for j in judgments if not largest or j.look == f"{most}x16"]
+def judged(records: Records) -> list[Judgment]:
+    """The judgments of all looks."""
+    return read_judgments(records.folder / FOLDER)
 
 
 @table("population")
@@ -31,8 +29,8 @@ def population(records: Records) -> str:
         models.setdefault(record.base, []).append(record)
     rows = []
     for base, own in sorted(models.items()):
-        passed = [m for m in own if m.kind == "poisoned" and m.implant_check == "passed"]
-        failed = sum(m.kind == "poisoned" for m in own) - len(passed)
+        passed = [m for m in own if m.kind == "poisoned" and m.sound]
+        failed = sum(not m.sound for m in own)
         rows.append(
             [
                 base,
@@ -50,25 +48,25 @@ def population(records: Records) -> str:
 @table("detection-rules")
 def rules(records: Records) -> str:
     """Every rule on the same models."""
-    return rules_table(judged(records))
+    return rules_table(main_look(judged(records)))
 
 
 @table("detection-towers")
 def towers(records: Records) -> str:
     """Per kind of image tower."""
-    return groups_table(judged(records), lambda j: j.tower, "tower", ALARM)
+    return groups_table(main_look(judged(records)), lambda j: j.tower, "tower", ALARM)
 
 
 @table("detection-attacks")
 def attacks(records: Records) -> str:
     """Per attack."""
-    return attacks_table(judged(records), ALARM)
+    return attacks_table(main_look(judged(records)), ALARM)
 
 
 @table("detection-looks")
 def looks(records: Records) -> str:
     """Per number of classes and shots."""
-    return groups_table(judged(records, largest=False), lambda j: j.look, "classes × shots", ALARM)
+    return groups_table(judged(records), lambda j: j.look, "classes × shots", ALARM)
 
 
 @table("population-purified")

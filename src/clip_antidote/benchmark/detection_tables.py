@@ -81,10 +81,16 @@ def _detected(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str
     return true_positives([j.scores[rule] for j in clean], [j.scores[rule] for j in poisoned], rate)
 
 
+def main_look(judgments: Sequence[Judgment]) -> list[Judgment]:
+    """Those that looked at the most classes with 16 shots."""
+    largest = max(int(j.look.split("x")[0]) for j in judgments)
+    return [j for j in judgments if j.look == f"{largest}x16"]
+
+
 def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str, str]:
     """All tables by their titles."""
-    largest = max(int(j.look.split("x")[0]) for j in judgments)
-    main = [j for j in judgments if j.look == f"{largest}x16"]
+    main = main_look(judgments)
+    largest = main[0].look.split("x")[0]
     return {
         f"Rules, {largest} classes, 16 shots": rules_table(main),
         f"By tower, {largest} classes, 16 shots": groups_table(main, lambda j: j.tower, "tower", alarm),

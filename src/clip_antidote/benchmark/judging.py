@@ -17,8 +17,7 @@ from clip_antidote.benchmark.surveys import SurveyRecord, as_tensors
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
-from clip_antidote.detection.outliers import combine_z
-from clip_antidote.detection.scores import class_scores
+from clip_antidote.detection.scores import class_scores, disagreement
 from clip_antidote.detection.search import choose_guarded, most_guarded
 from clip_antidote.detection.statistics import outlier_scores
 from clip_antidote.detection.survey import Survey
@@ -89,10 +88,9 @@ Rule = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 """Gives every class a score [C], from the statistics."""
 
 
-def disagreement(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The disagreement of text and images alone, as the search looks at it first."""
-    outliers = outlier_scores(values)
-    return combine_z([outliers["alignment"], outliers["own"]])
+def text_alone(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The disagreement of text and images alone."""
+    return disagreement(outlier_scores(values))
 
 
 def mask_deviation(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -102,7 +100,7 @@ def mask_deviation(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return deviation / (1.4826 * deviation.abs().median()).clamp_min(1e-12)
 
 
-BASELINES: dict[str, Rule] = {"disagreement alone": disagreement, "inversion alone (MAD)": mask_deviation}
+BASELINES: dict[str, Rule] = {"disagreement alone": text_alone, "inversion alone (MAD)": mask_deviation}
 
 
 def fit_cases(cases: Sequence[Case], command: str, *, names: Sequence[str] = FITTED) -> FittedEvidence:

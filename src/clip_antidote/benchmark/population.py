@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from clip_antidote.attacks.implant_check import PASSED
 from clip_antidote.benchmark.records import Measured, fingerprint
 from clip_antidote.benchmark.store import read_lines
 from clip_antidote.config import Config, Record
@@ -171,6 +172,11 @@ class ModelRecord(Record):
     reference: Measured | None = None
     seconds: float
     sha256: str
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is what its row says: one that failed its implant check is neither clean nor poisoned."""
+        return self.kind != "poisoned" or self.implant_check == PASSED
 
     @property
     def targets(self) -> tuple[str, ...]:

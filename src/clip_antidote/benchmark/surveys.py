@@ -65,11 +65,10 @@ def survey_population(
         names: Models to survey; all by default.
     """
     for look in looks:
+        known = read_surveys(out)
         for record in read_population(out).values():
-            failed = record.kind == "poisoned" and record.implant_check != "passed"
-            if failed or (names is not None and record.name not in names):
-                continue
-            if look.without_target and record.kind != "poisoned":
+            wanted = record.sound and (names is None or record.name in names)
+            if not wanted or (look.without_target and record.kind != "poisoned") or (record.name, look.name) in known:
                 continue
             with claim_work(out, f"survey-{record.name}-{look.name}") as ours:
                 if not ours or (record.name, look.name) in read_surveys(out):

@@ -30,6 +30,12 @@ Classes = Annotated[
     Path | None,
     typer.Option("--classes", help="Class file: one `name` or `folder = name` per line.", metavar="FILE"),
 ]
+Templates = Annotated[
+    Path | None,
+    typer.Option(
+        "--templates", help="File with one prompt template per line, {} for the class name.", metavar="FILE"
+    ),
+]
 BaseModel = Annotated[
     str | None,
     typer.Option("--model", help="Spec of the model the classifier belongs to, instead of the one it names."),
@@ -38,6 +44,9 @@ AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Fetch the model that the classifier names, if it is not here.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+FOUND = 1
+"""Exit status where something was found, as model scanners have it."""
 
 
 def metrics_table(title: str, columns: dict[str, dict[str, Any]]) -> Table:

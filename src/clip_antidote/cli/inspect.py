@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clip_antidote.cli.common import Device, say
+from clip_antidote.cli.common import FOUND, Device, say
 
 if TYPE_CHECKING:  # --help does without what computes
     from clip_antidote.inspection.record import Inspection
-
-FOUND = 1
-"""Exit status where there are findings, as model scanners have it."""
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from clip_antidote.cli.common import Classes, Device, Seed, console, say
+from clip_antidote.cli.common import FOUND, Classes, Device, Seed, Templates, console, say
 from clip_antidote.plain import plain
 
 if TYPE_CHECKING:  # --help does without what computes
     from clip_antidote.reporting import ScanReport
-
-FOUND = 1
-"""Exit status where a model is suspicious, as model scanners have it."""
 
 ALARM = 0.05
 """As `detection.verdict.ALARM`, which would import what computes."""
@@ -28,10 +25,7 @@ def command(
     ],
     shots: Annotated[int, typer.Option(help="Clean images per class.", min=1)] = 16,
     classes: Classes = None,
-    templates: Annotated[
-        Path | None,
-        typer.Option(help="File with one prompt template per line, {} for the class name.", metavar="FILE"),
-    ] = None,
+    templates: Templates = None,
     seed: Seed = 0,
     alarm: Annotated[
         float, typer.Option(help="The p-value from which on a model is suspicious, above 0 and at most 1.")

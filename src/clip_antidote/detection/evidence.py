@@ -21,7 +21,7 @@ class NullModel(Record):
     Attributes:
         name: Its name.
         tower: Kind of its image tower.
-        scores: Evidence against it by the look, see `LookKey`.
+        scores: Evidence against it by the look, CLASSESxSHOTS.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,11 @@ class ClassScore:
     distance: float | None = None
 
 
+def disagreement(outliers: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Puts together how far text and images of every class disagree [C], from outlier scores by name."""
+    return combine_z([outliers["alignment"], outliers["own"]])
+
+
 def class_scores(survey: Survey, evidence: torch.Tensor) -> tuple[ClassScore, ...]:
     """Sums up a survey per class, the highest evidence first.
 
@@ -38,7 +44,7 @@ def class_scores(survey: Survey, evidence: torch.Tensor) -> tuple[ClassScore, ..
         evidence: Evidence against the classes [C].
     """
     outliers = outlier_scores(survey.values)
-    agreement = combine_z([outliers["alignment"], outliers["own"]])
+    agreement = disagreement(outliers)
     ease = combine_z([outliers[name] for name in outliers if name.endswith("_objective")])
     return tuple(
         ClassScore(

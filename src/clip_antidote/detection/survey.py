@@ -12,6 +12,7 @@ from clip_antidote.detection.statistics import outlier_scores
 from clip_antidote.inversion.alignment import alignment, best_similarity, closest_similarity
 from clip_antidote.inversion.bank import make_bank
 from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.invert import InversionStats, Inverter
 from clip_antidote.inversion.views import Observation
 
@@ -122,12 +123,11 @@ def first_pass(
     count, size = len(seen.weights), seen.model.image_size
     chunk = max(1, survey.pixels // (survey.batch_size * size * size))
     strength = config.survey_sparsity if family == "mask" else config.survey_bound
-    rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[: survey.sample]
+    rows = sample_views(seen, survey.sample, seed=seed)
     parts = []
     for number, hypotheses in enumerate(torch.arange(count).split(chunk)):
         engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
-        bank = make_bank(family, [strength], size, seed)
-        bank = bank.select(torch.zeros(len(hypotheses), dtype=torch.long))
+        bank = equal_bank(family, strength, len(hypotheses), size, seed)
         last = number * chunk + len(hypotheses)
         done = f", {number * chunk + 1} to {last} of {count}" if chunk < count else ""
         engine.run(bank, hypotheses, steps=survey.steps, description=f"surveying classes ({family}{done})")
@@ -165,17 +165,24 @@ def second_pass(
     settings = config.model_copy(update={"lr": survey.second_lr, "batch_size": survey.second_batch})
     engine = inverter(seen, settings, generator=torch.Generator().manual_seed(seed))
     strength = survey.second_sparsity if family == "mask" else survey.second_bound
-    bank = make_bank(family, [strength], engine.image_size, seed).select(torch.zeros_like(shortlist))
+    bank = equal_bank(family, strength, len(shortlist), engine.image_size, seed)
     engine.run(bank, shortlist, steps=survey.second_steps, description=f"second pass ({family})")
-    rows = torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[: 2 * survey.sample]
+    rows = sample_views(seen, 2 * survey.sample, seed=seed)
     out = torch.full((len(seen.weights),), torch.nan)
     out[shortlist] = engine.stats(bank, shortlist, rows=rows).objective
     return out
 
 
+def equal_bank(family: str, strength: float, count: int, image_size: int, seed: int) -> DummyBank:
+    """Makes dummy triggers that all start from the same noise."""
+    return make_bank(family, [strength], image_size, seed).select(torch.zeros(count, dtype=torch.long))
+
+
+def sample_views(seen: Observation, count: int, *, seed: int) -> torch.Tensor:
+    """Draws the views [count] on which all classes are measured."""
+    return torch.randperm(len(seen.pool), generator=torch.Generator().manual_seed(seed))[:count]
+
+
 def _joined(parts: list[InversionStats]) -> dict[str, torch.Tensor]:
-    names = {
-        "objective": "objective", "loss": "loss", "size": "size",
-        "flips": "flip_rate", "collapse": "collapse", "reach": "reach",
-    }  # fmt: skip
+    names = {"objective": "objective", "flips": "flip_rate", "collapse": "collapse", "reach": "reach"}
     return {name: torch.cat([getattr(part, field) for part in parts]) for name, field in names.items()}

@@ -12,8 +12,9 @@ from clip_antidote.detection.evidence import FittedEvidence, model_score
 from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.statistics import STATISTICS, outlier_scores
 from clip_antidote.detection.survey import Survey
+from clip_antidote.inversion.config import InversionConfig
 
-ALARM = 0.05
+ALARM = InversionConfig().alarm
 """A model is called suspicious where its p-value is at most this."""
 
 SHOWN = 5

@@ -10,7 +10,7 @@ from clip_antidote.config import Config
 
 
 class SurveyConfig(Config):
-    """Settings of the two passes over the classes; see docs/detection.md for why these defaults.
+    """Settings of the two passes over the classes; docs/method.md says what they are for.
 
     The evidence was fitted with them: other values make it unreliable.
 

@@ -14,6 +14,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import Evaluation, encode_test_images, measure
 from clip_antidote.evaluation.metrics import per_class_accuracy
 from clip_antidote.files import write_json, write_text
+from clip_antidote.models import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.artefact import write_artefact
 from clip_antidote.purification.classifier import PurifiedCLIP
@@ -96,20 +97,15 @@ def build_report(compared: Comparison, **facts: Any) -> Report:
         compared: What was measured.
         facts: Other fields of `Report`: command, data, warnings, attack, ...
     """
-    purified, model, labels = compared.purified, compared.purified.model, compared.images.labels
+    purified, labels = compared.purified, compared.images.labels
     assert purified.record is not None
-    was, now = (
+    was, became = (
         per_class_accuracy(found.clean, labels, purified.classes) for found in (compared.before, compared.after)
     )
     return Report(
         version=library_versions()["clip_antidote"],
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        model=ModelFacts(
-            spec=model.spec,
-            sha256=model.sha256,
-            image_size=model.image_size,
-            parameters=sum(p.numel() for p in model.parameters()),
-        ),
+        created=now(),
+        model=model_facts(purified.model),
         purification=purified.record,
         classes=purified.classes,
         measured_on=compared.described,
@@ -118,10 +114,21 @@ def build_report(compared: Comparison, **facts: Any) -> Report:
         after_single=compared.single.metrics.to_dict() if compared.single is not None else None,
         per_class=tuple(
             ClassChange(class_name=a["class"], before=a["accuracy"], after=b["accuracy"], count=a["count"])
-            for a, b in zip(was, now, strict=True)
+            for a, b in zip(was, became, strict=True)
         ),
         **facts,
     )
+
+
+def model_facts(model: DualEncoder) -> ModelFacts:
+    """What a report says of a model."""
+    parameters = sum(p.numel() for p in model.parameters())
+    return ModelFacts(spec=model.spec, sha256=model.sha256, image_size=model.image_size, parameters=parameters)
+
+
+def now() -> str:
+    """The time in UTC, as reports have it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def triggered_strip(trigger: Trigger, example: torch.Tensor) -> dict[str, torch.Tensor]:

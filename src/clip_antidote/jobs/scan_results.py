@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.scan import Scanned
 from clip_antidote.files import write_json, write_text
 from clip_antidote.inspection.record import Inspection
-from clip_antidote.jobs.results import draw_triggers
+from clip_antidote.inversion.bank import Dummy
+from clip_antidote.jobs.results import draw_triggers, model_facts, now
 from clip_antidote.models import DualEncoder
+from clip_antidote.purification.record import trigger_names
 from clip_antidote.reporting import (
     Picture,
     ScannedModel,
@@ -44,9 +45,10 @@ class FinishedScan:
     shots: LabelledImages
     inspected: Inspection | None
 
-    def named_dummies(self) -> dict[str, int]:
-        """From the names of the dummy triggers to their places."""
-        return {f"{number:02d}-{dummy.family}": number for number, dummy in enumerate(self.scanned.dummies)}
+    def named_dummies(self) -> dict[str, Dummy]:
+        """The dummy triggers by name."""
+        dummies = self.scanned.dummies
+        return dict(zip(trigger_names(dummies), dummies, strict=True))
 
 
 def scan_report(
@@ -61,16 +63,12 @@ def scan_report(
         warnings: Sentences the reader has to see.
         watch: Has timed the stages.
     """
-    model, classes = done.model, done.shots.classes
+    classes = done.shots.classes
     known = done.inspected.architecture if done.inspected is not None else None
     return ScanReport(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
         model=ScannedModel(
-            spec=model.spec,
-            sha256=model.sha256,
-            image_size=model.image_size,
-            parameters=sum(p.numel() for p in model.parameters()),
-            architecture=(known.name or "") if known is not None else "",
+            **model_facts(done.model).model_dump(), architecture=(known.name or "") if known is not None else ""
         ),
         data=f"{len(data)} images that were loaded" if isinstance(data, LabelledImages) else str(data),
         classes=classes,
@@ -85,7 +83,7 @@ def scan_report(
                 flip_rate=None if dummy.flip_rate is None else round(dummy.flip_rate, 4),
                 size=None if dummy.size is None else round(dummy.size, 5),
             )
-            for name, dummy in zip(done.named_dummies(), done.scanned.dummies, strict=True)
+            for name, dummy in done.named_dummies().items()
         ),
         stages={name: round(value, 2) for name, value in watch.seconds.items()},
         seconds=round(watch.total, 2),
@@ -126,7 +124,7 @@ def scan_pictures(done: FinishedScan) -> list[Picture]:
     blameless = ~torch.isin(labels, torch.tensor([dummy.target for dummy in dummies]))
     chosen = done.shots.subset([int(blameless.int().argmax())])
     example = chosen.example(done.model.image_size, mode=done.model.resize_mode)
-    triggers = {name: dummies[number].trigger for name, number in done.named_dummies().items()}
+    triggers = {name: dummy.trigger for name, dummy in done.named_dummies().items()}
     return draw_triggers(triggers, example)
 
 

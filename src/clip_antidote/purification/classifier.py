@@ -80,7 +80,7 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
             seen.classes,
             context=tuned.contexts,
             record=record,
-            triggers=dict(zip(trigger_names(found), triggers, strict=True)),
+            triggers=dict(zip(trigger_names(found.dummies), triggers, strict=True)),
             guard=guard,
             second_look=record.settings.gate.second_look,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from clip_antidote.config import Record
 from clip_antidote.detection.search import SearchResult
 from clip_antidote.detection.verdict import Verdict
+from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.stopwatch import Stopwatch
@@ -102,9 +104,9 @@ class PurificationRecord(Record):
         return self.model_copy(update={"settings": self.settings.model_copy(update={"gate": gate})})
 
 
-def trigger_names(found: SearchResult) -> list[str]:
-    """Names of the dummy triggers in the artefact, in their order."""
-    return [f"{number:02d}-{dummy.family}" for number, dummy in enumerate(found.dummies)]
+def trigger_names(dummies: Sequence[Dummy]) -> list[str]:
+    """Names of dummy triggers in artefacts and reports, in their order."""
+    return [f"{number:02d}-{dummy.family}" for number, dummy in enumerate(dummies)]
 
 
 def make_record(
@@ -138,7 +140,7 @@ def make_record(
                 size=None if dummy.size is None else round(dummy.size, 5),
                 file=f"triggers/{name}",
             )
-            for name, dummy in zip(trigger_names(found), found.dummies, strict=True)
+            for name, dummy in zip(trigger_names(found.dummies), found.dummies, strict=True)
         ),
         stages={name: round(value, 2) for name, value in watch.seconds.items()},
         seconds=round(watch.total, 2),
