@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.run import run_attack
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.detection.probes import measure_probes
+from clip_antidote.detection.survey import sample_views
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.observe import observe
 
 SHORT = {"poison_rate": 0.4, "training": {"steps": 60, "batch_size": 64, "warmup": 5}}
 """Much poison and few steps: enough to see that it takes, not to pass the implant check."""
+
+PROBES = {"sig": "wave_flips", "wanet": "warp_flips"}
+"""Attacks whose trigger a survey's probes are like, by the statistic that shows it."""
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS.names() if name != "badnet"])
@@ -30,3 +38,17 @@ def test_poisoning_raises_the_attack_success_rate(
     assert poisoned.asr.value > clean.asr.value + 0.3, "the trigger does what it did not do before"
     assert poisoned.asr.value > poisoned.asr_floor.value + 0.3, "and it is the trigger that does it"
     assert poisoned.ca.value > clean.ca.value - 0.15, "clean images are still called by their names"
+    if name in PROBES:
+        before, after = (probed(model, train_images)[PROBES[name]] for model in (tiny, result.implant.model))
+        target = train_images.classes.index(TARGET)
+        assert int(after.argmax()) == target, "a probe that is not the trigger finds its class"
+        assert after[target] > before.max() + 0.2, "and no class of the clean model answers to it as much"
+
+
+def probed(model: DualEncoder, images: LabelledImages) -> dict[str, torch.Tensor]:
+    """Probes a model as a survey does."""
+    config = CBPTConfig(pool=1)
+    with model.evaluating():
+        seen = observe(model, images.sample_shots(4, seed=0), config)
+        rows = sample_views(seen, config.inversion.survey.sample, seed=0)
+        return measure_probes(seen, config.inversion.survey, rows, seed=0)

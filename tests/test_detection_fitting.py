@@ -25,7 +25,7 @@ from clip_antidote.benchmark.population import ModelRecord
 from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.surveys import SurveyRecord
 from clip_antidote.config import Record
-from clip_antidote.detection.evidence import FittedEvidence
+from clip_antidote.detection.evidence import FittedEvidence, model_score
 from clip_antidote.detection.fitting import Example, cross_entropies, fit_evidence
 from clip_antidote.detection.statistics import STATISTICS
 from clip_antidote.evaluation.intervals import Rate
@@ -121,6 +121,22 @@ def test_no_model_is_judged_by_evidence_that_saw_its_tower() -> None:
     assert own.p_value == pytest.approx((1 + at_or_above) / (len(fitted.null) + 1), abs=1e-3)
 
 
+def test_nothing_is_fitted_to_a_tower_that_is_kept_apart() -> None:
+    cases = [
+        case(number, tower)
+        for tower, start in (("a", 0), ("b", 100), ("c", 200))
+        for number in range(start, start + 12)
+    ]
+    judged = {j.model: j for j in judge_unseen(cases, apart=["c"])}
+    assert {name[0] for name, j in judged.items() if j.apart} == {"c"}
+    without = {j.model: j for j in judge_unseen([c for c in cases if c.model.tower != "c"])}
+    assert all(judged[name] == judgment for name, judgment in without.items()), "as if it were not there"
+    by_all_others = fit_cases([c for c in cases if c.model.tower != "c"], "by hand")
+    one = next(c for c in cases if c.model.tower == "c" and c.poisoned)
+    expected = model_score(by_all_others.class_scores(one.values))
+    assert judged[one.model.name].scores["evidence"] == pytest.approx(expected)
+
+
 def test_a_model_that_is_surveyed_often_counts_once() -> None:
     cases = [case(number, "a") for number in range(12)]
     again = fit_cases([*cases, *[cases[0]] * 5], "by hand")
@@ -156,7 +172,8 @@ def write_jsonl(path: Path, records: Sequence[Record]) -> None:
 
 
 def test_records_are_kept_read_and_judged(tmp_path: Path, cli: Cli) -> None:
-    cases = [case(number, tower) for tower, start in (("a", 0), ("b", 100)) for number in range(start, start + 48)]
+    starts = {"a": 0, "b": 100, "c": 200}
+    cases = [case(number, tower) for tower, start in starts.items() for number in range(start, start + 32)]
     for number, part in enumerate((cases[:60], cases[58:])):
         out = tmp_path / f"out{number}"
         out.mkdir()
@@ -176,6 +193,16 @@ def test_records_are_kept_read_and_judged(tmp_path: Path, cli: Cli) -> None:
     fitted = FittedEvidence.model_validate_json((tmp_path / "evidence.json").read_text())
     assert len(fitted.null) == 48
     assert len(read_judgments(tmp_path / "kept")) == 96
+    ran = cli("benchmark", "judge", "--records", "kept", "--fit", "evidence.json", "--apart", "b")
+    assert ran.status == 0
+    assert "| b, 20x16 |" in ran.out
+    fitted = FittedEvidence.model_validate_json((tmp_path / "evidence.json").read_text())
+    assert {model.tower for model in fitted.null} == {"a", "c"}
+    assert "--apart b" in fitted.command
+    ran = cli("benchmark", "judge", "--records", "kept", "--apart", "b", "--apart", "c")
+    assert (ran.status, "no kind of tower is left to judge 'a' by" in ran.err) == (2, True)
+    ran = cli("benchmark", "judge", "--records", "kept", "--apart", "d")
+    assert (ran.status, "there are a, b, c" in ran.err) == (4, True)
 
 
 def test_records_that_are_none_are_refused(tmp_path: Path, cli: Cli) -> None:

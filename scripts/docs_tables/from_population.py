@@ -6,7 +6,14 @@ from collections import Counter
 
 from source import Records, change, table
 
-from clip_antidote.benchmark.detection_tables import attacks_table, groups_table, main_look, rules_table
+from clip_antidote.benchmark.detection_tables import (
+    apart_table,
+    attacks_table,
+    groups_table,
+    looks_table,
+    main_look,
+    rules_table,
+)
 from clip_antidote.benchmark.judging import Judgment, read_judgments
 from clip_antidote.benchmark.population import ModelRecord, read_population
 from clip_antidote.benchmark.tables import markdown, mean_percent
@@ -66,7 +73,13 @@ def attacks(records: Records) -> str:
 @table("detection-looks")
 def looks(records: Records) -> str:
     """Per number of classes and shots."""
-    return groups_table(judged(records), lambda j: j.look, "classes × shots", ALARM)
+    return looks_table(judged(records), ALARM)
+
+
+@table("detection-apart")
+def apart(records: Records) -> str:
+    """The towers that were kept apart."""
+    return apart_table(judged(records), ALARM)
 
 
 @table("population-purified")

@@ -53,3 +53,6 @@ TARGET_IMAGES = Stream(-(2**25))
 
 SENTENCE_CHOICE = Stream(-(2**26))
 """Which natural sentences an image gets, where a data slice captions images one by one."""
+
+PROBES = Stream(-(2**27))
+"""The random fields that a survey's warps follow, by warp."""

@@ -82,9 +82,19 @@ def _detected(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str
 
 
 def main_look(judgments: Sequence[Judgment]) -> list[Judgment]:
-    """Those that looked at the most classes with 16 shots."""
+    """Those that looked at the most classes with 16 shots, of towers that were not kept apart."""
     largest = max(int(j.look.split("x")[0]) for j in judgments)
-    return [j for j in judgments if j.look == f"{largest}x16"]
+    return [j for j in judgments if j.look == f"{largest}x16" and not j.apart]
+
+
+def apart_table(judgments: Sequence[Judgment], alarm: float) -> str:
+    """Our rule on the towers that were kept apart, by tower, classes and shots."""
+    return groups_table([j for j in judgments if j.apart], lambda j: f"{j.tower}, {j.look}", "kept apart", alarm)
+
+
+def looks_table(judgments: Sequence[Judgment], alarm: float) -> str:
+    """Our rule by classes and shots, on towers that were not kept apart."""
+    return groups_table([j for j in judgments if not j.apart], lambda j: j.look, "classes × shots", alarm)
 
 
 def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str, str]:
@@ -95,5 +105,6 @@ def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str,
         f"Rules, {largest} classes, 16 shots": rules_table(main),
         f"By tower, {largest} classes, 16 shots": groups_table(main, lambda j: j.tower, "tower", alarm),
         f"By attack, {largest} classes, 16 shots": attacks_table(main, alarm),
-        "By classes and shots": groups_table(judgments, lambda j: j.look, "classes × shots", alarm),
+        "By classes and shots": looks_table(judgments, alarm),
+        "Kept apart": apart_table(judgments, alarm),
     }

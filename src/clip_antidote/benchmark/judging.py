@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from clip_antidote.detection.scores import class_scores, disagreement
 from clip_antidote.detection.search import choose_guarded, most_guarded
 from clip_antidote.detection.statistics import outlier_scores
 from clip_antidote.detection.survey import Survey
+from clip_antidote.errors import DataError, UsageError
 from clip_antidote.files import write_json
 from clip_antidote.inversion.config import InversionConfig
 
@@ -70,6 +71,7 @@ class Judgment(Record):
         guarded: Whether the target is among the classes that get a gate, accused or not.
         p_value: Of our rule.
         loss: Cross-entropy of our rule, in nats; None where the target is not in the list.
+        apart: Whether its kind of tower was kept apart: no fit saw it, nor any choice of statistics or settings.
     """
 
     model: str
@@ -82,6 +84,7 @@ class Judgment(Record):
     guarded: bool
     p_value: float
     loss: float | None
+    apart: bool = False
 
 
 Rule = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -121,12 +124,27 @@ def fit_cases(cases: Sequence[Case], command: str, *, names: Sequence[str] = FIT
     return rough.model_copy(update={"null": tuple(null.values())})
 
 
-def judge_unseen(cases: Sequence[Case], *, names: Sequence[str] = FITTED) -> list[Judgment]:
-    """Judges every case by evidence that was fitted to the other kinds of image tower."""
+def judge_unseen(
+    cases: Sequence[Case], *, names: Sequence[str] = FITTED, apart: Collection[str] = ()
+) -> list[Judgment]:
+    """Judges every case by evidence that was fitted to the other kinds of image tower.
+
+    Args:
+        cases: The cases.
+        names: Statistics to use.
+        apart: Kinds of image tower that no evidence is fitted to.
+
+    Raises:
+        DataError: There is a tower without others to fit to.
+    """
     judgments = []
     for tower in sorted({case.model.tower for case in cases}):
-        fitted = fit_cases([case for case in cases if case.model.tower != tower], "", names=names)
-        judgments += [judge_case(case, fitted) for case in cases if case.model.tower == tower]
+        others = [case for case in cases if case.model.tower not in {tower, *apart}]
+        if not others:
+            raise DataError(f"no kind of tower is left to judge '{tower}' by; make models of others first")
+        fitted = fit_cases(others, "", names=names)
+        own = [judge_case(case, fitted) for case in cases if case.model.tower == tower]
+        judgments += [judgment.model_copy(update={"apart": tower in apart}) for judgment in own]
     return judgments
 
 
@@ -184,23 +202,30 @@ def area_interval(clean: Sequence[float], poisoned: Sequence[float], *, seed: in
     return float(low), float(high)
 
 
-def judge_records(records: Path, *, fit: Path | None = None) -> list[Judgment]:
+def judge_records(records: Path, *, fit: Path | None = None, apart: Sequence[str] = ()) -> list[Judgment]:
     """Judges the kept records of a population, and writes `judgments.json` beside them.
 
     Args:
         records: Folder of `keep_population`.
-        fit: File for the evidence fitted to all of them.
+        fit: File for the evidence fitted to all of them, but those kept apart.
+        apart: Kinds of image tower that no evidence is fitted to.
 
     Raises:
         DataError: There are no records.
+        UsageError: No model has a tower that is to be kept apart.
     """
     models, surveys = read_kept(records)
     cases = [Case(models[survey.model], survey) for survey in surveys.values()]
-    judgments = judge_unseen(cases)
+    towers = {case.model.tower for case in cases}
+    if unknown := [tower for tower in apart if tower not in towers]:
+        raise UsageError(f"no model has the tower '{unknown[0]}'; there are {', '.join(sorted(towers))}")
+    judgments = judge_unseen(cases, apart=apart)
     write_rows(records / "judgments.json", [j.model_dump(mode="json") for j in judgments])
     if fit is not None:
-        command = f"clip-antidote benchmark judge --records {records} --fit {fit}"
-        write_json(fit, fit_cases(cases, command).model_dump(mode="json"))
+        options = "".join(f" --apart {tower}" for tower in apart)
+        command = f"clip-antidote benchmark judge --records {records}{options} --fit {fit}"
+        fitted = fit_cases([case for case in cases if case.model.tower not in apart], command)
+        write_json(fit, fitted.model_dump(mode="json"))
     return judgments
 
 

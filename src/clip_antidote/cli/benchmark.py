@@ -102,12 +102,18 @@ def judge(
     fit: Annotated[
         Path | None, typer.Option(help="Also fit the evidence to all of them, and write it here.", metavar="FILE")
     ] = None,
+    apart: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind of image tower that nothing is fitted to, and that is judged apart; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Judge every model by evidence fitted to other kinds of image tower, and print the tables."""
     from clip_antidote.benchmark.detection_tables import all_tables
     from clip_antidote.benchmark.judging import judge_records
 
-    judgments = judge_records(records, fit=fit)
+    judgments = judge_records(records, fit=fit, apart=apart or ())
     for title, table in all_tables(judgments).items():
         say(f"## {title}")
         console.print(table, highlight=False, markup=False, soft_wrap=True)

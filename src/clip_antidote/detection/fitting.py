@@ -15,6 +15,7 @@ from clip_antidote.detection.statistics import outlier_scores
 
 FITTED = (
     "alignment", "own", "any", "residual", "confusion", "neighbor", "mean_similarity",
+    "wave_flips", "noise_flips", "warp_flips",
     "mask_objective", "mask_flips", "mask_second", "additive_objective", "additive_flips", "additive_second",
 )  # fmt: skip
 """Statistics that enter the evidence."""

@@ -14,8 +14,11 @@ MOST = 8.0
 """Outlier scores count up to this: beyond it nothing more is known."""
 
 
-SPREAD = 0.2
+SECOND_SPREAD = 0.2
 """What blameless classes of the second pass differ by, in nats; brings leads to the size of outlier scores."""
+
+PROBE_SPREAD = 0.15
+"""The same for shares of images that a distortion sends to a class, on the arcsine scale."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,15 @@ class Statistic:
     Attributes:
         meaning: What it says of a class whose value is suspicious, as a clause without a subject.
         suspicious: Which end is suspicious.
-        lead: Whether a class is held against the mean of the others that were tried, in units of `SPREAD`, whatever
-            their own spread: for what is measured of a few classes.
+        spread: Where it is given, a class is held against the mean of the others that were tried, in this unit,
+            whatever their own spread: for what is measured of a few classes, or is 0 for most of them.
         scale: Brings it to a scale on which blameless classes are about normal.
     """
 
     meaning: str
     suspicious: Literal["low", "high"]
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda values: values
-    lead: bool = False
+    spread: float | None = None
 
 
 def _log(values: torch.Tensor) -> torch.Tensor:
@@ -52,7 +55,7 @@ def _inversion(kind: str) -> dict[str, Statistic]:
         "collapse": Statistic(f"images under {kind} for it fall on one point", "high"),
         "reach": Statistic(f"images under {kind} come close to its text", "high"),
         "second": Statistic(
-            f"{kind} takes much less for it than for the others, tried for longer", "low", _log, lead=True
+            f"{kind} takes much less for it than for the others, tried for longer", "low", _log, spread=SECOND_SPREAD
         ),
     }
 
@@ -67,6 +70,9 @@ STATISTICS: dict[str, Statistic] = {
     "attracted": Statistic("images of other classes are called it", "high", _share),
     "neighbor": Statistic("its text stands apart from the other texts", "low"),
     "mean_similarity": Statistic("its text is far from images in general", "low"),
+    "wave_flips": Statistic("a plane wave sends many images of other classes to it", "high", _share, PROBE_SPREAD),
+    "noise_flips": Statistic("random noise sends many images of other classes to it", "high", _share, PROBE_SPREAD),
+    "warp_flips": Statistic("a random warp sends many images of other classes to it", "high", _share, PROBE_SPREAD),
     **{f"mask_{name}": entry for name, entry in _inversion("a patch").items()},
     **{f"additive_{name}": entry for name, entry in _inversion("a faint pattern").items()},
 }
@@ -88,15 +94,18 @@ def outlier_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
         if name in values:
             scaled = statistic.scale(values[name].double())
             scaled = scaled if statistic.suspicious == "low" else -scaled
-            scores[name] = (lead(scaled) if statistic.lead else outlier_z(scaled)).clamp(-MOST, MOST)
+            scores[name] = (outlier_z(scaled) if statistic.spread is None else lead(scaled, statistic.spread)).clamp(
+                -MOST, MOST
+            )
     return scores
 
 
-def lead(values: torch.Tensor) -> torch.Tensor:
-    """How far each value lies below the mean of the others, in units of `SPREAD`.
+def lead(values: torch.Tensor, spread: float) -> torch.Tensor:
+    """How far each value lies below the mean of the others.
 
     Args:
         values: [N]; NaN where there is none.
+        spread: The unit.
 
     Returns:
         [N]; 0 where there is no value, or no other.
@@ -104,5 +113,5 @@ def lead(values: torch.Tensor) -> torch.Tensor:
     known = values.isfinite()
     filled = values.masked_fill(~known, 0)
     others = int(known.sum()) - 1
-    ahead = ((filled.sum() - filled) / max(others, 1) - filled) / SPREAD
+    ahead = ((filled.sum() - filled) / max(others, 1) - filled) / spread
     return ahead.masked_fill(~known, 0).float() if others > 0 else torch.zeros(len(values))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from clip_antidote.detection.probes import measure_probes
 from clip_antidote.detection.statistics import outlier_scores
 from clip_antidote.inversion.alignment import alignment, best_similarity, closest_similarity
 from clip_antidote.inversion.bank import make_bank
@@ -53,6 +54,7 @@ def survey_classes(
         inverter: How triggers are optimized.
     """
     values = measure_texts(seen)
+    values |= measure_probes(seen, config.survey, sample_views(seen, config.survey.sample, seed=seed), seed=seed)
     for family in config.families:
         measured = first_pass(seen, family, config, seed=seed, inverter=inverter)
         values |= {f"{family}_{name}": value for name, value in measured.items()}

@@ -25,6 +25,10 @@ class SurveyConfig(Config):
         second_batch: Its images per step and class.
         second_sparsity: λ of its masks, so large that only a small patch pays.
         second_bound: Largest change of a pixel of its additive triggers, so small that only a real one is led far.
+        wave_most: Highest frequency of the plane waves that are tried, in periods over the side.
+        wave_bound: Largest change of a pixel by a wave.
+        noise_bound: Standard deviation of the random patterns that are tried.
+        warp_shift: Mean displacement by the random warps that are tried, as share of the side.
         pixels: Pixels per step of all classes that are optimized together; bounds the memory.
     """
 
@@ -38,6 +42,10 @@ class SurveyConfig(Config):
     second_batch: int = Field(32, ge=2)
     second_sparsity: float = Field(60.0, ge=0)
     second_bound: float = Field(8 / 255, gt=0, le=1)
+    wave_most: int = Field(8, ge=1)
+    wave_bound: float = Field(32 / 255, gt=0, le=1)
+    noise_bound: float = Field(16 / 255, gt=0, le=1)
+    warp_shift: float = Field(0.02, gt=0, le=1)
     pixels: int = Field(1024 * 64 * 64, ge=1)
 
 
