@@ -55,4 +55,4 @@ SENTENCE_CHOICE = Stream(-(2**26))
 """Which natural sentences an image gets, where a data slice captions images one by one."""
 
 PROBES = Stream(-(2**27))
-"""The random fields that a survey's warps follow, by warp."""
+"""The random fields that the noise and the warps of a survey follow, by field."""

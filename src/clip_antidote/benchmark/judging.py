@@ -25,6 +25,9 @@ from clip_antidote.errors import DataError, UsageError
 from clip_antidote.files import write_json
 from clip_antidote.inversion.config import InversionConfig
 
+PROBES = ("wave_flips", "noise_flips", "warp_flips")
+"""Statistics that take no inversion and no text but the class weights."""
+
 RESAMPLES = 2000
 """Bootstrap samples behind an interval."""
 
@@ -103,7 +106,17 @@ def mask_deviation(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return deviation / (1.4826 * deviation.abs().median()).clamp_min(1e-12)
 
 
-BASELINES: dict[str, Rule] = {"disagreement alone": text_alone, "inversion alone (MAD)": mask_deviation}
+def probes_alone(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The loudest of waves, noise and warps."""
+    scores = outlier_scores(values)
+    return torch.stack([scores[name] for name in PROBES]).amax(0)
+
+
+BASELINES: dict[str, Rule] = {
+    "disagreement alone": text_alone,
+    "inversion alone (MAD)": mask_deviation,
+    "probes alone": probes_alone,
+}
 
 
 def fit_cases(cases: Sequence[Case], command: str, *, names: Sequence[str] = FITTED) -> FittedEvidence:
