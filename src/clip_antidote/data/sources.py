@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as vision
 
 from clip_antidote.errors import DataError
@@ -42,10 +42,11 @@ class ImageSource(Protocol):
 
 
 def decode_image(data: bytes | Path, name: str, *, max_pixels: int | None = None) -> Image.Image:
-    """Decodes one image file to RGB; every image comes in through here.
+    """Decodes one image file to RGB, upright; every image comes in through here.
 
     Only the formats that `IMAGE_SUFFIXES` promises are tried, whatever the name says: others of Pillow's readers
-    start programs (Ghostscript for EPS) or have seen few eyes.
+    start programs (Ghostscript for EPS) or have seen few eyes. Phones store photographs as the sensor saw them and
+    say in the EXIF tag Orientation how they are meant; that is followed, as browsers and photo viewers do.
 
     Args:
         data: The file's bytes, or its path.
@@ -61,6 +62,8 @@ def decode_image(data: bytes | Path, name: str, *, max_pixels: int | None = None
             raise DataError(f"cannot read image {name}: it is no regular file; remove it")
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=IMAGE_FORMATS) as image:
             _check_size(image, name, most)
+            image.load()
+            _turn_upright(image)
             return image.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_too_large(name, most)) from error
@@ -70,6 +73,16 @@ def decode_image(data: bytes | Path, name: str, *, max_pixels: int | None = None
         raise DataError(
             f"cannot read image {name}: {type(error).__name__}; remove it or replace it by a valid image file"
         ) from error
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Turns or mirrors an image in place as its EXIF orientation says; without one, nothing happens."""
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # EXIF that cannot be read, or written anew without the tag, is no fault of the pixels
+        return
 
 
 def _check_size(image: Image.Image, name: str, most: int) -> None:
