@@ -233,6 +233,14 @@ def test_networks_are_small_and_broken_ones_are_refused(tmp_path: Path) -> None:
         load_stego(tmp_path / "nothing")
 
 
+def test_networks_take_no_more_memory_than_their_file(tmp_path: Path) -> None:
+    save_stego(*build_stego(SMALL.network), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**SMALL.network.model_dump(), "width": 1_000_000}))
+    with pytest.raises(DataError, match="size mismatch") as caught:
+        load_stego(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_command_trains_and_measures(tmp_path: Path, cli: Cli) -> None:
     draw_photos(tmp_path / "photos", count=4)
     (tmp_path / "small.yaml").write_text(SMALL.to_yaml())

@@ -134,10 +134,16 @@ def load_stego(folder: Path, device: str = "cpu") -> tuple[StegoEncoder, StegoDe
             raise DataError(f"there are no steganographic networks in {folder}: {name} is missing")
     try:
         config = StegoConfig.build(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        encoder, decoder = build_stego(config, device=device)
-        networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-        networks.load_state_dict(load_file(folder / "model.safetensors"))
+        with torch.device("meta"):  # a configuration may ask for networks far larger than their file
+            networks = nn.ModuleDict({"encoder": StegoEncoder(config), "decoder": StegoDecoder(config)})
+        networks.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
     except Exception as error:  # a broken file may fail in many ways; all mean the same to the user
-        raise DataError(f"cannot read the steganographic networks in {folder}: {error}") from error
-    networks.eval().requires_grad_(False)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"cannot read the steganographic networks in {folder} ({reason:.200}); train them again"
+        ) from error
+    networks.float().to(device).eval().requires_grad_(False)
+    encoder, decoder = networks["encoder"], networks["decoder"]
+    assert isinstance(encoder, StegoEncoder)
+    assert isinstance(decoder, StegoDecoder)
     return encoder, decoder
