@@ -12,11 +12,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 # Broken and hostile inputs: many more cases of the fast tier, then real processes of the command line with limits, then
-# kill -9 at random moments. A case that fails is kept in runs/fuzz with the command that repeats it.
+# kill -9 at random moments. Every part runs, whatever came of those before; the last lines say what came of each. A case
+# that fails is kept in runs/fuzz with the command that repeats it.
 fuzz: $(STAMP)
-	FUZZ_TIMES=$(or $(TIMES),5) $(BIN)/python -m pytest tests/fuzz
-	$(BIN)/python tests/fuzz/slow.py --cases $(or $(CASES),1360)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/kill.py --times $(or $(KILLS),20)
+	$(BIN)/python tests/fuzz/everything.py --times $(or $(TIMES),5) --cases $(or $(CASES),1360) --kills $(or $(KILLS),20)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

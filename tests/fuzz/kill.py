@@ -35,6 +35,10 @@ from clip_antidote.cli.app import main as command
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from conftest import SMALL, draw_photos
 
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "runs" / "fuzz" / "kills"
+"""Where the folders of runs stay that ended otherwise than the undisturbed one."""
+
 TIMES = {"seconds", "created", "date", "stages", "versions"}
 """Entries of records that tell when and how fast; they differ between two undisturbed runs too."""
 
@@ -208,6 +212,8 @@ def disturb(name: str, template: Path, home: Path, times: int, draw: random.Rand
             other = sorted(key for key in wanted.keys() | got.keys() if wanted.get(key) != got.get(key))
             said = (folder / "log").read_text()[-300:]
             faults.append(f"{name}, kill {number}: ended {ends}, after {left}: differs in {other}: {said!r}")
+            shutil.rmtree(KEPT / f"{name}-{number}", ignore_errors=True)
+            shutil.copytree(folder, KEPT / f"{name}-{number}", symlinks=True)
         shutil.rmtree(folder)
     print(
         f"{name}: {times} disturbed runs, {killed} kills in a run of {seconds:.1f} s, {len(faults)} faults",
@@ -231,7 +237,10 @@ def main() -> None:
         prepare(template)
         for one in options.commands:
             faults += disturb(one, template, Path(name), options.times, random.Random(f"{options.seed} {one}"))
-    print("\n".join(faults))
+    for fault in faults:
+        print(fault)
+    runs, kept = options.times * len(options.commands), f", kept in {KEPT.relative_to(ROOT)}" if faults else ""
+    print(f"{runs} disturbed runs of {', '.join(options.commands)}: {len(faults)} faults{kept}")
     sys.exit(bool(faults))
 
 

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -194,6 +195,7 @@ def _import_everything() -> None:
     import torch
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries among themselves
     for name in IMPORTED:
         importlib.import_module(name)
     package = ROOT / "src" / "clip_antidote"
@@ -242,6 +244,9 @@ def main() -> None:
         if contents(_base.folder) != untouched:
             verdicts[0].faults["lost files"] = "the base of all cases was changed"
     print(dict(sorted(Counter(verdict.status for verdict in verdicts).items())), "by exit status")
+    failed = sorted(verdict.seed for verdict in verdicts if verdict.faults)
+    if failed:
+        print(f"kept in {KEPT.relative_to(ROOT)}, each with its repeat.sh: {', '.join(map(str, failed))}")
     print(summary(verdicts))
     sys.exit(any(verdict.faults for verdict in verdicts))
 
