@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.errors import UnsupportedError
 from clip_antidote.models import DualEncoder, HFEncoder, activation_check, load_model
 from clip_antidote.models.build import build_open_clip
 from clip_antidote.models.saving import save_model
+from clip_antidote.prompts.class_prompts import ClassPrompts
+from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
@@ -68,6 +71,15 @@ def encoder(made: tuple[Path, Any]) -> HFEncoder:
 def _own(output: Any) -> torch.Tensor:
     """transformers' features as unit vectors, in its version 4 or 5."""
     return F.normalize(output if isinstance(output, torch.Tensor) else output.pooler_output, dim=-1)
+
+
+def test_texts_that_are_cut_are_told(encoder: HFEncoder) -> None:
+    long = "a cat " * 40
+    assert encoder.overlong(["a cat", "", long, "x " * (encoder.context_length // 2 - 8)]) == [2]
+    with pytest.raises(UnsupportedError, match=rf"'a cat a cat .* into the model's {encoder.context_length} tokens"):
+        ClassPrompts(encoder, ["a dog", long])
+    with pytest.raises(UnsupportedError, match="the class name 'a cat a cat"):
+        zero_shot_weights(encoder, ["a dog", long])
 
 
 @torch.no_grad()

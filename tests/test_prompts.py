@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Never
 
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 
+from clip_antidote.data.folders import load_images
 from clip_antidote.errors import DataError, UnsupportedError
+from clip_antidote.models.build import build_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates, zero_shot_weights
+from clip_antidote.purification.pipeline import purify
+from conftest import SMALL
 
 CLASSES = ["hat", "golden retriever", "t-shirt", "rocking chair made of oak"]
 
@@ -70,6 +76,34 @@ def test_prompts_are_cut_at_the_longest_end_token(small_model: OpenCLIPEncoder) 
 def test_a_class_name_that_does_not_fit_is_refused(small_model: OpenCLIPEncoder) -> None:
     with pytest.raises(UnsupportedError, match="does not fit into the model's 24 tokens"):
         ClassPrompts(small_model, ["hat", "very " * 30 + "long name"])
+    with pytest.raises(UnsupportedError, match=r"the class name 'very very .* does not fit into the model's 24"):
+        zero_shot_weights(small_model, ["hat", "very " * 30 + "long name"])
+
+
+def test_the_class_that_does_not_fit_is_named(small_model: OpenCLIPEncoder) -> None:
+    long = "hat " * 21  # fewer letters, but more tokens than the other
+    with pytest.raises(UnsupportedError, match="prompt of 'hat hat"):
+        ClassPrompts(small_model, ["photography " * 7, long])
+
+
+def test_purify_says_so_before_any_work(small_model: OpenCLIPEncoder, photos: Path) -> None:
+    images = load_images(photos, shots=1)
+    named = replace(images, classes=("hat " * 20, *images.classes[1:]))
+
+    def source(*arguments: object) -> Never:
+        raise AssertionError("it looked for the target first")
+
+    with pytest.raises(UnsupportedError, match="does not fit"):
+        purify(small_model, named, source=source)
+
+
+@pytest.mark.parametrize("pooling", [{"pool_type": "last", "no_causal_mask": True}, {"pool_type": "first"}, {}])
+def test_every_tower_knows_which_texts_fill_it(pooling: dict[str, Any]) -> None:
+    model = build_open_clip({**SMALL, "text_cfg": {**SMALL["text_cfg"], **pooling}})
+    texts = ["", "hat", *("hat " * count for count in (20, 21, 22, 23, 24, 300)), "hat"]
+    assert model.causal == (pooling == {})
+    assert model.overlong(texts) == [4, 5, 6, 7], "22 tokens fit between the two that start and end a text"
+    assert model.overlong([]) == []
 
 
 def test_zero_shot_weights_equal_open_clips(small_model: OpenCLIPEncoder) -> None:

@@ -123,6 +123,21 @@ class DualEncoder(nn.Module, ABC):
         token_ids = self.tokenize(texts).to(self.device)
         return torch.cat([self.encode_token_ids(part) for part in token_ids.split(batch_size)])
 
+    def overlong(self, texts: Sequence[str]) -> list[int]:
+        """Tells which texts fill all tokens of the text encoder, so that what stands at their end may be cut off.
+
+        A tokenizer does not say. But padding at the end means that there was room, and where one more word changes
+        nothing there was none; a text that fits exactly is counted too. That holds for every way of padding: the
+        token that ends a text may also be the one that fills up.
+
+        Returns:
+            Their places in `texts`.
+        """
+        ids, longer = self.tokenize([*texts, ""]), self.tokenize([*(f"{text} x" for text in texts), "x"])
+        padding = ids[-1, -1]
+        full = (ids == longer).all(dim=1) | (ids[:, -1] != padding)
+        return full[:-1].nonzero().flatten().tolist()
+
     def fit_images(self, images: torch.Tensor) -> torch.Tensor:
         """Resizes and crops float images [N, 3, H, W] to the model's input size, in [0, 1]."""
         size = self.image_size

@@ -14,6 +14,30 @@ from clip_antidote.models.dual_encoder import DualEncoder
 CONTEXT_WORDS = "a photo of a"
 
 
+def check_prompts(model: DualEncoder, classes: Sequence[str], length: int) -> None:
+    """Makes sure before any work that the prompts of all classes fit into the text encoder.
+
+    Args:
+        model: The model.
+        classes: Class names.
+        length: Number of context tokens per class.
+
+    Raises:
+        UnsupportedError: One does not.
+    """
+    overlong = model.overlong(_placeholders(classes, length))
+    if overlong:
+        raise UnsupportedError(
+            f"the prompt of '{classes[overlong[0]]:.60}' with {length} context tokens does not fit into the model's "
+            f"{model.context_length} tokens; shorten the class name or lower context_length"
+        )
+
+
+def _placeholders(classes: Sequence[str], length: int) -> list[str]:
+    """Texts with a word in the place of every context token."""
+    return [f"{' '.join(['x'] * length)} {name}." for name in classes]
+
+
 class ClassPrompts(nn.Module):
     """One learnable context per class: `[start] v_c1 … v_cM  name . [end]`.
 
@@ -36,15 +60,9 @@ class ClassPrompts(nn.Module):
 
     def __init__(self, model: DualEncoder, classes: Sequence[str], *, length: int = 4, shared: bool = False) -> None:
         super().__init__()
-        placeholder = " ".join(["x"] * length)
-        ids = model.tokenize([f"{placeholder} {name}." for name in classes]).to(model.device)
+        check_prompts(model, classes, length)
+        ids = model.tokenize(_placeholders(classes, length)).to(model.device)
         end = model.end_positions(ids)
-        if model.causal and (ids[:, -1] == ids[0, end[0]]).any() and int(end.max()) == ids.shape[1] - 1:
-            longest = max(classes, key=len)
-            raise UnsupportedError(
-                f"the prompt of '{longest}' with {length} context tokens does not fit into the model's "
-                f"{model.context_length} tokens; shorten the class name or lower context_length"
-            )
         if model.causal:
             ids = ids[:, : int(end.max()) + 1]
         words = model.tokenize([f"{CONTEXT_WORDS} {classes[0]}."]).to(model.device)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
-from clip_antidote.errors import DataError
+from clip_antidote.errors import DataError, UnsupportedError
 from clip_antidote.models.dual_encoder import DualEncoder
 
 IMAGENET_TEMPLATES: tuple[str, ...] = tuple(make("{}") for make in OPENAI_IMAGENET_TEMPLATES)
@@ -57,7 +57,16 @@ def zero_shot_weights(
 
     Returns:
         Unit class weights [C, D].
+
+    Raises:
+        UnsupportedError: A class name alone is too long for the text encoder, which would see its beginning only.
     """
+    overlong = model.overlong(classes)
+    if overlong:
+        raise UnsupportedError(
+            f"the class name '{classes[overlong[0]]:.60}' does not fit into the model's {model.context_length} "
+            "tokens; shorten it"
+        )
     texts = [fill_template(template, name) for name in classes for template in templates]
     features = model.encode_texts(texts).view(len(classes), len(templates), -1)
     return F.normalize(features.mean(dim=1), dim=-1)

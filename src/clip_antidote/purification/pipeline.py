@@ -9,6 +9,7 @@ import torch
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.search import TargetSource, search_targets
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.prompts.class_prompts import check_prompts
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
@@ -45,8 +46,10 @@ def purify(
 
     Raises:
         DataError: There are no shots of some class.
+        UnsupportedError: The prompt of a class does not fit into the text encoder.
     """
     config, watch = config or CBPTConfig(), Stopwatch()
+    check_prompts(model, shots.classes, config.tuning.context_length)
     with model.evaluating():
         with watch.stage("features"):
             seen = observe(model, shots, config, templates, weights)
