@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -42,10 +43,12 @@ def artefact(model_folder: str, tmp_path: Path) -> Path:
     return tmp_path / "purified"
 
 
-def name_model(artefact: Path, spec: str) -> None:
+def name_model(artefact: Path, spec: str, sha256: str | None = None) -> None:
     file = artefact / "config.json"
     values = json.loads(file.read_text())
     values["base_model"]["spec"] = spec
+    if sha256 is not None:
+        values["base_model"]["sha256"] = sha256
     file.write_text(json.dumps(values))
 
 
@@ -100,6 +103,52 @@ def test_a_model_beside_the_artefact_is_found(artefact: Path, model_folder: str,
     Path(model_folder.partition(":")[2]).rename(tmp_path / "elsewhere" / "small")
     loaded = PurifiedCLIP.from_pretrained(tmp_path / "elsewhere" / "purified")
     assert loaded.model.spec == f"local-dir:{tmp_path / 'elsewhere' / 'small'}"
+
+
+@pytest.mark.parametrize("form", ["open_clip:RN50@{}/secret", "local-dir:{}", "hf:{}", "{}"])
+def test_no_other_file_of_this_machine_is_looked_into(
+    form: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "private"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name in ("secret", "model.safetensors"):
+        (folder / name).write_bytes(b"\x80 a secret of the user")
+    name_model(artefact, form.format(folder))
+
+    def read(*arguments: object) -> None:
+        raise AssertionError("it was read as a model")
+
+    monkeypatch.setattr("clip_antidote.models.loading.read_checkpoint", read)
+    monkeypatch.setattr("clip_antidote.models.loading.load_transformers", read)
+    with pytest.raises(ModelError, match="made for another checkpoint") as caught:
+        PurifiedCLIP.from_pretrained(artefact)
+    assert "secret of" not in str(caught.value)
+
+
+def test_a_model_without_a_checksum_is_not_followed(artefact: Path, model_folder: str) -> None:
+    name_model(artefact, model_folder, "")
+    with pytest.raises(UsageError, match="without its checksum; give --model"):
+        PurifiedCLIP.from_pretrained(artefact)
+    assert PurifiedCLIP.from_pretrained(artefact, model=model_folder).classes == ("cat", "dog")
+
+
+def test_pipes_and_devices_are_not_waited_for(artefact: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        name_model(artefact, f"open_clip:RN50@{path}")
+        with pytest.raises(ModelError, match="no regular file"):
+            PurifiedCLIP.from_pretrained(artefact)
+        with pytest.raises(ModelError, match="no regular file; name a file"):
+            load_model(f"open_clip:RN50@{path}")
+
+
+@pytest.mark.parametrize("form", ["local-dir:{}", "hf:{}", "open_clip:RN50@{}", "{}"])
+@pytest.mark.parametrize("path", [r"\\evil.example\share", "//evil.example/share", r"\/evil.example/share"])
+def test_shares_of_other_machines_are_not_tried(form: str, path: str, artefact: Path) -> None:
+    name_model(artefact, form.format(path))
+    with pytest.raises(UsageError, match="not on this machine"):
+        PurifiedCLIP.from_pretrained(artefact)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, all_runs, prepare_zoo, run_grid
+from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.benchmark.records import RunRecord
 from clip_antidote.benchmark.store import read_runs, read_settings, read_suspects, write_suspects
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, with_parts, zoo_table
@@ -150,6 +151,34 @@ def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path)
         list(run_grid(grid, problem, tmp_path / "empty", config=FAST))
     with pytest.raises(DataError, match="no runs"):
         read_runs(tmp_path)
+
+
+@pytest.mark.parametrize("values", [{"target": "../../x"}, {"target": "a\\b"}, {"attack": ".."}, {"attack": "/etc"}])
+def test_no_suspect_lies_outside_the_zoo(values: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"suspects\.0\..*becomes part of a folder's name.*rename it") as caught:
+        GridConfig.build({"suspects": [{"attack": "badnet", "target": "cat", **values}]})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "attack.json is missing; name another folder"),
+        (b"", "no record of an attack"),
+        (b"[1]", "no record of an attack"),
+        (b"\xff{}", "no record of an attack"),
+        (b"[" * 100_000, "no record of an attack"),
+        (b'{"attack": "badnet"}', "no record of an attack"),
+        (b'{"target": 3}', "names no target class"),
+        (b'{"target": null}', "names no target class"),
+    ],
+)
+def test_broken_records_of_an_attack_are_a_sentence(content: bytes | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "attack.json").write_bytes(content)
+    with pytest.raises(DataError, match=said) as caught:
+        PoisonedModel.read(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_tables_show_the_same_run_with_less_of_the_defense() -> None:

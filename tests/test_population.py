@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from clip_antidote.benchmark.population import (
 )
 from clip_antidote.benchmark.surveys import draw_classes, read_surveys, survey_population
 from clip_antidote.config import read_yaml
-from clip_antidote.errors import UsageError
+from clip_antidote.errors import DataError, UsageError
 from clip_antidote.models.build import check_supported
 from conftest import SMALL, Cli
 
@@ -149,3 +150,28 @@ def test_the_command_and_a_wrong_recipe(cli: Cli, tmp_path: Path) -> None:
     assert "targets" in ran.err
     with pytest.raises(UsageError, match=r"bases\.0\.tower"):
         PopulationConfig.build({"bases": [{"name": "a", "towers": "x", "model": {}}], "targets": ["cat"]})
+    with pytest.raises(UsageError, match=r"targets\.0'.*becomes part of a folder's name"):
+        PopulationConfig.build({"bases": [], "targets": ["../../x"]})
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[", b"\xff", b'{"name": "../x"}', b"[" * 100_000])
+def test_broken_manifests_are_a_sentence(line: bytes, tmp_path: Path) -> None:
+    for name, read in (("models.jsonl", read_population), ("surveys.jsonl", read_surveys)):
+        (tmp_path / name).write_bytes(line + b"\n" + b"cut off")
+        with pytest.raises(DataError, match=rf"line 1 of .*{name} is not a record") as caught:
+            read(tmp_path)
+        assert "\n" not in str(caught.value)
+        (tmp_path / name).write_bytes(b"cut off")
+        assert read(tmp_path) == {}
+
+
+def test_a_model_of_a_manifest_lies_in_its_folder(tmp_path: Path) -> None:
+    rates = {"ca": [1, 2]}
+    good = {"name": "a", "kind": "base", "base": "a", "tower": "vit", "recipe": "x", "measured": rates}
+    for name in ("a", "../a"):
+        line = json.dumps({**good, "name": name, "seconds": 1.0, "sha256": "x"})
+        (tmp_path / "models.jsonl").write_text(line + "\n")
+        if name == "a":
+            assert set(read_population(tmp_path)) == {"a"}
+    with pytest.raises(DataError, match="is not a record"):
+        read_population(tmp_path)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from clip_antidote.errors import UsageError
 
 _MOST_VALUES, _DEEPEST = 100_000, 50
+
+
+def _within_folder(name: str) -> str:
+    if set("/\\\0") & set(name) or name in (".", ".."):
+        raise ValueError(f"'{name:.60}' becomes part of a folder's name, so it cannot hold / or \\; rename it")
+    return name
+
+
+FolderPart = Annotated[str, AfterValidator(_within_folder)]
+"""Text that becomes part of a file's or a folder's name, and must not lead elsewhere."""
 
 
 class Config(BaseModel):

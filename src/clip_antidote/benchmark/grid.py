@@ -12,7 +12,7 @@ from pydantic import Field
 
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, best_scores, fingerprint
 from clip_antidote.benchmark.store import WAIT, RunLog, claim_work, clear_claims
-from clip_antidote.config import Config
+from clip_antidote.config import Config, FolderPart
 from clip_antidote.data.folders import load_images
 from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.base import Truth
@@ -47,8 +47,8 @@ class SuspectConfig(Config):
         label: What tells it from others with the same attack and target, such as "low".
     """
 
-    attack: str
-    target: str | None = None
+    attack: FolderPart
+    target: FolderPart | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     label: str | None = Field(None, pattern=r"^[\w-]+$")
 

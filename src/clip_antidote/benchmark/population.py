@@ -15,8 +15,8 @@ from pydantic import Field
 
 from clip_antidote.attacks.implant_check import PASSED
 from clip_antidote.benchmark.records import Measured, fingerprint
-from clip_antidote.benchmark.store import read_lines
-from clip_antidote.config import Config, Record
+from clip_antidote.benchmark.store import read_typed_lines
+from clip_antidote.config import Config, FolderPart, Record
 from clip_antidote.training.pretrain import PretrainConfig
 
 STRIDE = 7
@@ -97,7 +97,7 @@ class PopulationConfig(Config):
     bases: tuple[BaseConfig, ...]
     clean: tuple[VariantConfig, ...] = ()
     poisoned: tuple[VariantConfig, ...] = ()
-    targets: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[FolderPart, ...] = Field(min_length=1)
     test_images: int = Field(2000, ge=1)
     looks: tuple[LookConfig, ...] = (LookConfig(),)
 
@@ -159,9 +159,9 @@ class ModelRecord(Record):
         sha256: Hash of the weights.
     """
 
-    name: str
+    name: FolderPart
     kind: Kind
-    base: str
+    base: FolderPart
     tower: str
     attack: str | None = None
     target: str | None = None
@@ -225,6 +225,9 @@ def _wanted(config: PopulationConfig, variant: VariantConfig) -> list[tuple[int,
 
 
 def read_population(out: Path) -> dict[str, ModelRecord]:
-    """Reads the manifest `models.jsonl`, by name; the last line of a name counts."""
-    records = (ModelRecord.model_validate_json(line) for line in read_lines(out / "models.jsonl"))
-    return {record.name: record for record in records}
+    """Reads the manifest `models.jsonl`, by name; the last line of a name counts.
+
+    Raises:
+        DataError: A line is no such record.
+    """
+    return {record.name: record for record in read_typed_lines(out / "models.jsonl", ModelRecord)}

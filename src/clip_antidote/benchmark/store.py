@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, compact, fingerprint
+from clip_antidote.config import Record
 from clip_antidote.errors import DataError
 from clip_antidote.files import clear_temporaries, write_text
 from clip_antidote.locks import Claim, claimed, wait_for_lock
+
+R = TypeVar("R", bound=Record)
 
 WAIT = 10.0
 """Seconds to wait where all that is left is being made by other processes, or waits for them."""
@@ -125,10 +128,17 @@ def append_line(path: Path, line: str) -> None:
         _write_line(file, line, path)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Reads the whole lines of such a file; what a killed process left of a line is passed over."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+def read_typed_lines(path: Path, kind: type[R]) -> list[R]:
+    """Reads the whole lines of such a file, without what a killed process left; DataError where one is broken."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            said = f"line {number} of {path} is not a record of this version; remove it, and it is made again"
+            raise DataError(said) from error
+    return records
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 
 from clip_antidote.benchmark.population import LookConfig, ModelRecord, read_population
 from clip_antidote.benchmark.records import compact
-from clip_antidote.benchmark.store import append_line, claim_work, clear_claims, read_lines
+from clip_antidote.benchmark.store import append_line, claim_work, clear_claims, read_typed_lines
 from clip_antidote.config import Record
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
@@ -131,6 +131,10 @@ def as_tensors(values: Mapping[str, Sequence[float | None]]) -> dict[str, torch.
 
 
 def read_surveys(out: Path) -> dict[tuple[str, str], SurveyRecord]:
-    """Reads `surveys.jsonl`, by model and look."""
-    records = (SurveyRecord.model_validate_json(line) for line in read_lines(out / "surveys.jsonl"))
+    """Reads `surveys.jsonl`, by model and look.
+
+    Raises:
+        DataError: A line is no such record.
+    """
+    records = read_typed_lines(out / "surveys.jsonl", SurveyRecord)
     return {(record.model, record.look): record for record in records}

@@ -43,6 +43,8 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if path.is_dir():
         raise ModelError(f"the checkpoint {path} is a folder; name a file, or write local-dir:{path}")
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+        raise ModelError(f"the checkpoint {path} is no regular file; name a file")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -13,9 +13,8 @@ from pydantic import FiniteFloat
 from safetensors.torch import load_file, save_file
 
 from clip_antidote.config import Record
-from clip_antidote.errors import DataError, ModelError, UsageError
+from clip_antidote.errors import DataError, ModelError
 from clip_antidote.files import write_json, write_text
-from clip_antidote.models import downloads
 from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.triggers import Trigger, load_trigger
@@ -213,32 +212,3 @@ def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _line(error: Exception) -> str:
     """The error in one line; pydantic's say the same over many."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def base_spec(spec: str, folder: Path, *, allow_download: bool) -> str:
-    """The spec of the model that an artefact names, if it may be followed: the artefact is untrusted.
-
-    Args:
-        spec: What the artefact names.
-        folder: The artefact; a model folder that was moved together with it is found beside it.
-        allow_download: Whether weights may come from the network.
-
-    Raises:
-        UsageError: They would have to, and may not.
-    """
-    if downloads(spec) and not allow_download:
-        raise UsageError(
-            f"{folder} names the model '{spec:.80}', which is not on this machine; give --model SPEC (model= in "
-            "Python) with a copy you trust, or --allow-download (allow_download=True) to fetch it"
-        )
-    return _moved(spec, folder)
-
-
-def _moved(spec: str, folder: Path) -> str:
-    """Follows a local model folder that was moved together with the artefact."""
-    kind, _, path = spec.partition(":")
-    if kind in ("local-dir", "hf") and not Path(path).exists():
-        beside = folder.parent / Path(path).name
-        if beside.exists():
-            return f"{kind}:{beside}"
-    return spec

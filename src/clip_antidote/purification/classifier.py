@@ -15,7 +15,8 @@ from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.other_views import Look
 from clip_antidote.prompts.classifier import Answer, ZeroShotClassifier
-from clip_antidote.purification.artefact import Artefact, BaseModelRef, base_spec, read_artefact
+from clip_antidote.purification.artefact import Artefact, BaseModelRef, read_artefact
+from clip_antidote.purification.base_model import base_spec, check_base
 from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.hub import local_folder
 from clip_antidote.purification.record import PurificationRecord, trigger_names
@@ -195,14 +196,10 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
         kept = read_artefact(root)
         base = kept.base_model
         if model is None:
-            model = base_spec(base.spec, root, allow_download=allow_download)
+            model = base_spec(base, root, allow_download=allow_download)
         if isinstance(model, str):
             model = load_model(model)
-        if base.sha256 and model.sha256 != base.sha256:
-            raise ModelError(
-                f"{root} was made for another checkpoint (sha256 {base.sha256[:12]}…, this one has "
-                f"{model.sha256[:12]}…); give the model it was purified from"
-            )
+        check_base(base, model.sha256, root)
         width = getattr(model, "model_cfg", {}).get("embed_dim")
         if width is not None and width != len(kept.classifier):
             raise ModelError(f"{root} classifies features of {len(kept.classifier)} numbers, its model gives {width}")
