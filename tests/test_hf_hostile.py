@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import shutil
@@ -14,9 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clip_antidote.errors import ClipAntidoteError, ModelError, UnsupportedError
+from clip_antidote.jobs.inspect import run_inspect
+from clip_antidote.jobs.purify import run_purify
+from clip_antidote.jobs.scan import run_scan
 from clip_antidote.models import HFEncoder, OpenCLIPEncoder, downloads, load_model
 from clip_antidote.models.build import save_open_clip
 from clip_antidote.models.hub import hub_folder
+from clip_antidote.purification.config import CBPTConfig
 
 transformers = pytest.importorskip("transformers")
 
@@ -305,6 +310,38 @@ def test_open_clip_comes_first_where_a_repository_has_both(
     assert asked == ["open_clip_config.json", "open_clip_model.safetensors"]
     assert isinstance(load_model(f"local-dir:{folder}"), OpenCLIPEncoder)
     assert isinstance(load_model(f"hf:{folder}"), HFEncoder)
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def test_a_repository_is_asked_for_once(
+    hub: Hub, small_model: OpenCLIPEncoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    save_open_clip(small_model, None, repository)
+    asked = hub(repository)
+
+    def stop(*arguments: object, **settings: object) -> None:
+        raise _EnoughError
+
+    monkeypatch.setattr("clip_antidote.jobs.purify.purify", stop)
+    monkeypatch.setattr("clip_antidote.jobs.scan.scan_model", stop)
+    jobs: list[Callable[[], object]] = [
+        lambda: run_purify("hf-hub:org/one", str(photos), tmp_path / "out", CBPTConfig(), shots=1),
+        lambda: run_scan("hf-hub:org/one", str(photos), shots=1),
+        lambda: run_inspect("hf-hub:org/one"),
+    ]
+    for job in jobs:
+        with contextlib.suppress(_EnoughError):
+            job()
+        assert asked == ["open_clip_config.json", "open_clip_model.safetensors"]
+        asked.clear()
+    load_model("hf-hub:org/one")
+    load_model("hf-hub:org/one")
+    assert len(asked) == 4, "outside of a job it may have changed"
 
 
 def test_repositories_that_hold_no_model(folder: Path, hub: Hub) -> None:

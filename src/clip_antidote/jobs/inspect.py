@@ -14,6 +14,7 @@ from clip_antidote.inspection.rules import ATLAS, RULES, finding
 from clip_antidote.inspection.source import FOLDER
 from clip_antidote.jobs.zero_shot import check_zero_shot
 from clip_antidote.models import load_model
+from clip_antidote.models.hub import resolved_once
 from clip_antidote.reporting.sarif import SarifArtifact, SarifResult, SarifRule, atlas, sarif_log
 
 MOST_WARNINGS = 5
@@ -22,6 +23,7 @@ MOST_WARNINGS = 5
 _KNOWN = READABLE | formats.WITH_PICKLES | {formats.EMPTY, formats.DAMAGED_ZIP}
 
 
+@resolved_once()
 def inspect(model: str | Path, *, zero_shot: bool = True, device: str = "cpu") -> Inspection:
     """Inspects a model: what it is, how healthy its tensors are, what is dangerous about its files.
 

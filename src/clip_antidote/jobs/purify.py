@@ -14,6 +14,7 @@ from clip_antidote.jobs.inspect import quick_look, refuse_errors
 from clip_antidote.jobs.results import build_report, compare, pick_samples, write_result
 from clip_antidote.jobs.suspect import load_suspect, warn_of_few
 from clip_antidote.jobs.workplace import workplace
+from clip_antidote.models.hub import resolved_once
 from clip_antidote.progress import mention
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
@@ -31,6 +32,7 @@ def purify_settings(file: Path | None = None, *, seed: int | None = None) -> CBP
     return CBPTConfig.build(merge_settings(file, {"seed": seed}))
 
 
+@resolved_once()
 def run_purify(
     spec: str,
     data: str,

@@ -16,6 +16,7 @@ from clip_antidote.jobs.inspect import quick_look, refuse_errors
 from clip_antidote.jobs.scan_results import FinishedScan, scan_report, write_scan
 from clip_antidote.jobs.suspect import load_suspect, warn_of_few
 from clip_antidote.models import DualEncoder
+from clip_antidote.models.hub import resolved_once
 from clip_antidote.outputs import sole_files
 from clip_antidote.progress import mention
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
@@ -112,6 +113,7 @@ def run_scan(
     return report
 
 
+@resolved_once()
 def _scan(
     model: str | DualEncoder,
     data: str | Path | LabelledImages,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from clip_antidote.errors import ModelError, UnsupportedError
@@ -16,11 +18,24 @@ _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bi
 Fetch = Callable[[str], Path | None]
 """Takes the name of a file and gives where it lies here, None where the repository has none."""
 
+_found: ContextVar[dict[str, Path] | None] = ContextVar("_found", default=None)
+
+
+@contextmanager
+def resolved_once() -> Iterator[None]:
+    """Inside the block the hub is asked once for a repository: so what is inspected is also what is loaded."""
+    token = _found.set({} if (known := _found.get()) is None else known)
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
 
 def hub_folder(repo: str) -> Path:
     """Downloads a model and gives the folder that it lies in.
 
     A repository may hold it in the format of open_clip, of transformers, or in both; open_clip's is taken first.
+    See `resolved_once` for one that is asked for several times.
 
     Args:
         repo: org/repo.
@@ -29,6 +44,15 @@ def hub_folder(repo: str) -> Path:
         ModelError: The repository cannot be had, or holds neither format.
         UnsupportedError: huggingface_hub is missing.
     """
+    known = _found.get()
+    if known is None:
+        return _download(repo)
+    if repo not in known:
+        known[repo] = _download(repo)
+    return known[repo]
+
+
+def _download(repo: str) -> Path:
     fetch = _fetcher(repo)
     config = fetch(CONFIG_NAME)
     if config is not None:
