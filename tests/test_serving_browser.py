@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from browser import browser, sideways
+from clip_antidote.files import sha256_file
 from clip_antidote.jobs.explain import Explainer
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.serving.limits import ServeLimits
@@ -72,6 +73,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (folder / "small").mkdir()
     save_open_clip(model, None, folder / "small")
     model.spec = f"local-dir:{folder / 'small'}"
+    model.sha256 = sha256_file(folder / "small" / "open_clip_model.safetensors")
     purified = two_gate_classifier(model, {"00-mask": load_trigger("blended")}).with_threshold(1e9)
     purified.classes = (EVIL, "b", "c")
     purified.save_pretrained(folder / "purified")
