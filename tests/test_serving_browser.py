@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from browser import browser, sideways
+from browser import SKIPPED, browser, sideways
 from clip_antidote.files import sha256_file
 from clip_antidote.jobs.explain import Explainer
 from clip_antidote.models.build import build_open_clip, save_open_clip
@@ -30,7 +30,7 @@ from clip_antidote.serving.uploads import Uploads
 from clip_antidote.triggers import load_trigger
 from conftest import SMALL, two_gate_classifier
 
-pytest.importorskip("gradio")
+pytest.importorskip("gradio", reason=f"{SKIPPED}: gradio, which serves it, is not installed (extra serve)")
 
 EVIL = "<img src=x onerror=alert(1)>${1+1}{{7*7}}"
 SCRIPT = """
