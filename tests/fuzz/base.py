@@ -18,6 +18,7 @@ from clip_antidote.inversion.bank import Dummy
 from clip_antidote.jobs.attack import make_attack_from, run_attack_job
 from clip_antidote.jobs.purify import purify_settings, run_purify
 from clip_antidote.jobs.train import run_train, train_settings
+from clip_antidote.models import load_model
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.triggers import TRIGGERS
 from clip_antidote.triggers.stego import StegoConfig, build_stego, save_stego
@@ -78,7 +79,21 @@ def make_base(folder: Path) -> Base:
     grid = GridConfig(model=f"local-dir:{base.model}", shots=1, seeds=(0,), suspects=suspects)
     (folder / "grid.yaml").write_text(grid.to_yaml())
     _leave_states(base)
+    make_transformers(base)
     return base
+
+
+def make_transformers(base: Base) -> None:
+    """Makes `hf_clip` and `hf_siglip`, as transformers writes them, and opens them once.
+
+    What is imported at first use looks for libraries, which is no case's doing.
+    """
+    from hf_models import write_clip, write_siglip
+
+    write_clip(base.hf_clip)
+    write_siglip(base.hf_siglip, second=True)
+    for folder in (base.hf_clip, base.hf_siglip):
+        load_model(f"hf:{folder}").encode_texts(["a cat"])
 
 
 class _Killed(BaseException):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import payloads
 from cases import Case, Kind, evaluate
-from inputs import ARTEFACT_FILES, change, mutate_configuration, odd_tensors
+from inputs import ARTEFACT_FILES, HF_FILES, change, change_transformers, mutate_configuration, odd_tensors
 from mutations import mutate_bytes
 
 
@@ -32,6 +32,27 @@ def inspection(case: Case) -> list[str]:
         model = model.partition("@")[2]
     options = case.draw.choice([[], ["--no-zero-shot"]])
     return ["inspect", model, "--json", "out.json", "--sarif", "out.sarif", *options]
+
+
+def transformers(case: Case) -> list[str]:
+    """A folder of transformers: loaded, purified, or looked at."""
+    name = case.draw.choice(list(HF_FILES))
+    folder = case.copy(name)
+    (folder / "evil.py").write_text(f"open({str(case.canary)!r}, 'w')\n")
+    if case.draw.random() < 0.1:
+        weights = folder / "model.safetensors"
+        weights.unlink()
+        payloads.checkpoint(folder / case.draw.choice(["pytorch_model.bin", weights.name]), case.canary, case.draw)
+    else:
+        change_transformers(folder, name, case.draw)
+    spec, kind = f"{case.draw.choice(['hf', 'local-dir'])}:{folder}", case.draw.random()
+    if kind < 0.2:
+        case.finding = True
+        return ["inspect", spec, "--json", "out.json"]
+    if kind < 0.3:
+        return ["purify", spec, "--data", str(case.base.problem), "--shots", "1", "--out", "out",
+                "--config", str(case.base.folder / "purify.yaml")]  # fmt: skip
+    return evaluate(case, spec)
 
 
 def configuration(case: Case) -> list[str]:
@@ -131,6 +152,7 @@ KINDS: dict[str, Kind] = {
         checkpoint,
         inspection,
         configuration,
+        transformers,
         artefact,
         trigger,
         message_networks,

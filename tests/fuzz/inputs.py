@@ -167,6 +167,49 @@ def mutate_configuration(config: dict[str, Any], draw: random.Random) -> bytes:
     return data
 
 
+HF_FILES = {
+    "hf_clip": ["config.json"] * 3 + ["preprocessor_config.json", "tokenizer_config.json", "merges.txt"],
+    "hf_siglip": ["config.json"] * 3 + ["preprocessor_config.json", "tokenizer_config.json", "tokenizer.json"],
+}
+"""Files of the small models of transformers that cases change, besides the weights."""
+
+HF_ENTRIES: list[dict[str, Any]] = [
+    {"auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}},
+    {"_name_or_path": "evil/repo", "name_or_path": "evil/repo"},
+    {"tokenizer_class": "Evil"},
+    {"tokenizer_file": "/etc/passwd", "vocab_file": "/etc/passwd", "merges_file": "/etc/passwd"},
+    {"fast_tokenizer_files": ["../../evil.json"], "gguf_file": "evil.gguf", "adapter": "evil/repo"},
+    {"trust_remote_code": True, "local_files_only": False, "_attn_implementation": "evil/kernel"},
+    {"quantization_config": {"quant_method": "evil"}},
+    {"architectures": ["Evil"], "model_type": "evil"},
+    {"chat_template": "{{ ''.__class__.__mro__ }}"},
+    {"image_processor_type": "Evil", "processor_class": "Evil"},
+    {"dtype": "float16", "torch_dtype": "evil"},
+]
+"""What transformers takes for names of code, files and repositories."""
+
+
+def change_transformers(folder: Path, base: str, draw: random.Random) -> None:
+    """Breaks a copy of `base`, a small model of transformers, in one place."""
+    kind = draw.random()
+    if kind < 0.2:
+        weights = folder / "model.safetensors"
+        weights.write_bytes(mutate_bytes(weights.read_bytes(), draw))
+    elif kind < 0.3:
+        file = draw.choice(sorted(folder.iterdir()))
+        file.unlink()
+        if draw.random() < 0.5:
+            file.mkdir()
+    elif kind < 0.5:
+        file = folder / draw.choice([name for name in HF_FILES[base] if name.endswith("config.json")])
+        values = json.loads(file.read_text(encoding="utf-8"))
+        inner = values.get(draw.choice(["text_config", "vision_config", ""]))
+        (inner if isinstance(inner, dict) else values).update(draw.choice(HF_ENTRIES))
+        file.write_text(json.dumps(values), encoding="utf-8")
+    else:
+        change(folder / draw.choice(HF_FILES[base]), draw)
+
+
 def odd_tensors(file: Path, draw: random.Random) -> None:
     """Writes tensors of odd shapes under the names that an artefact or a trigger uses."""
     tensor = draw.choice([torch.zeros(0), torch.zeros(3, 3), torch.zeros(2, 2, 2, 2), torch.full((16, 3), torch.nan)])

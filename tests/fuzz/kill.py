@@ -55,6 +55,11 @@ SETTINGS: dict[str, Any] = {
         "precision": "fp32",
         "tuning": {"steps": 100},
     },
+    "defenses": {
+        "inversion": {"survey": {"steps": 20, "second_steps": 20}, "final_steps": 40, "batch_size": 8},
+        "precision": "fp32",
+        "tuning": {"steps": 20},
+    },
 }
 GRID: dict[str, Any] = {
     "shots": 4,
@@ -74,7 +79,7 @@ COMMANDS = {
         "--config",
         "train.yaml",
     ],
-    "benchmark": ["benchmark", "run", "grid.yaml", "--data", "problem", "--config", "purify.yaml"],
+    "benchmark": ["benchmark", "run", "grid.yaml", "--data", "problem", "--config", "defenses.yaml"],
 }
 Wish = Callable[[float, Path], bool]
 """Whether to kill now, from the seconds since the start and the folder of the run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import tempfile
@@ -11,35 +10,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from base import Base, make_transformers
 from guard import fuzz
-from mutations import mutate_bytes, mutate_json
+from inputs import change_transformers
+from mutations import mutate_bytes
 
 from clip_antidote.models import load_model, read_checkpoint
 
 pytest.importorskip("transformers")
 
-from hf_models import write_siglip
-
 
 def test_folders_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = tmp_path / "base"
-    write_siglip(base, second=True)
-    load_model(f"hf:{base}").encode_texts(["a cat"])  # what is imported on first use looks for libraries
-    files = [
-        "config.json",
-        "preprocessor_config.json",
-        "tokenizer_config.json",
-        "tokenizer.json",
-        "model.safetensors",
-    ]
+    base = Base(tmp_path / "base")
+    make_transformers(base)
 
     def case(draw: random.Random, folder: Path) -> Callable[[], object]:
-        shutil.copytree(base, folder, dirs_exist_ok=True)
-        file = folder / draw.choice(files)
-        if file.suffix == ".json":
-            file.write_bytes(mutate_json(json.loads(file.read_text()), draw))
-        else:
-            file.write_bytes(mutate_bytes(file.read_bytes(), draw))
+        name = "hf_clip" if draw.random() < 0.25 else "hf_siglip"  # CLIP's large vocabulary takes its time
+        shutil.copytree(base.folder / name, folder, dirs_exist_ok=True)
+        (folder / "evil.py").write_text("raise SystemExit('foreign code ran')\n")
+        change_transformers(folder, name, draw)
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
 
         def read() -> None:
