@@ -79,7 +79,6 @@ def make_base(folder: Path) -> Base:
     grid = GridConfig(model=f"local-dir:{base.model}", shots=1, seeds=(0,), suspects=suspects)
     (folder / "grid.yaml").write_text(grid.to_yaml())
     _leave_states(base)
-    make_transformers(base)
     return base
 
 

@@ -26,7 +26,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # the fixtures of 
 
 import hostile_data
 import hostile_models
-from base import Base, make_base
+from base import Base, make_base, make_transformers
 from cases import Case, Kind
 from processes import LONGEST, MOST_MEMORY, Ended, run_case
 
@@ -231,6 +231,7 @@ def main() -> None:
         _import_everything()
         (Path(name) / "base").mkdir()
         _base = make_base(Path(name) / "base")
+        make_transformers(_base)
         untouched = contents(_base.folder)
         seeds = range(options.seed, options.seed + options.cases)
         wanted = [s for s in seeds if options.kind in (None, sorted(KINDS)[s % len(KINDS)])]
