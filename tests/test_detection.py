@@ -15,7 +15,7 @@ from clip_antidote.detection.evidence import (
     nearest_look,
 )
 from clip_antidote.detection.limits import LIMITS
-from clip_antidote.detection.statistics import MOST, STATISTICS, outlier_scores
+from clip_antidote.detection.statistics import LEAST, MOST, STATISTICS, counted_scores, outlier_scores
 from clip_antidote.detection.survey import Survey
 from clip_antidote.detection.verdict import SHOWN, Verdict, judge_survey
 
@@ -81,14 +81,19 @@ def test_the_score_of_a_model_is_the_log_of_the_mean_ratio() -> None:
     assert model_score(torch.tensor([900.0, -900.0])) == pytest.approx(900 - math.log(2)), "nothing overflows"
 
 
-def test_blameless_findings_take_nothing_away() -> None:
-    """Positive outlier scores count by their weight, negative ones not at all; the offset is for all."""
-    values = {"any": torch.tensor(STANDS_OUT)}
-    z = outlier_scores(values)["any"]
-    scores = fitted(0.0, weights={"any": 2.0}, offset=1.5).class_scores(values)
-    torch.testing.assert_close(scores, 2.0 * z.clamp_min(0) - 1.5)
+def test_texts_speak_for_innocence_and_missing_triggers_do_not() -> None:
+    """Scores count by their weight; negative ones of texts down to a limit, those of triggers not."""
+    low = torch.tensor(STANDS_OUT)
+    values = {"any": low, "mask_flips": 1 - low}
+    z = outlier_scores(values)
+    for name in values:
+        assert z[name].min() < -0.1
+    scores = fitted(0.0, weights={"any": 2.0, "mask_flips": 0.5}, offset=1.5).class_scores(values)
+    torch.testing.assert_close(scores, 2.0 * z["any"] + 0.5 * z["mask_flips"].clamp_min(0) - 1.5)
     assert scores.argmax() == 2
-    assert float(scores.min()) == -1.5
+    among_its_images = torch.full((50,), 0.5) + 0.01 * torch.rand(50, generator=torch.Generator().manual_seed(0))
+    among_its_images[3] = 1.0
+    assert float(counted_scores({"any": among_its_images})["any"][3]) == LEAST
 
 
 def test_the_embedded_evidence_can_be_used() -> None:

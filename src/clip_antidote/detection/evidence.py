@@ -12,7 +12,7 @@ from importlib.resources import files
 import torch
 
 from clip_antidote.config import Record
-from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.detection.statistics import counted_scores
 
 
 class NullModel(Record):
@@ -32,7 +32,8 @@ class NullModel(Record):
 class FittedEvidence(Record):
     """How outlier scores become evidence; fitted on a population and kept in `evidence.json`.
 
-    The log likelihood ratio of "class c is the target" to "there is none" is Σ_s weight_s · max(z_cs, 0) − offset.
+    The log likelihood ratio of "class c is the target" to "there is none" is Σ_s weight_s · z_cs − offset, with
+    z_cs cut off from below, see `counted_scores`.
     Where every class is as likely the target beforehand, the ratio of "there is a target" to "there is none" is the
     mean of theirs over the classes.
 
@@ -50,8 +51,8 @@ class FittedEvidence(Record):
 
     def class_scores(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns the log likelihood ratio of every class [C]."""
-        scores = outlier_scores(values)
-        parts = [weight * scores[name].clamp_min(0) for name, weight in self.weights.items()]
+        scores = counted_scores(values)
+        parts = [weight * scores[name] for name, weight in self.weights.items()]
         return torch.stack(parts).sum(0) - self.offset
 
     def p_value(self, score: float, *, classes: int, shots: float) -> tuple[float, int]:

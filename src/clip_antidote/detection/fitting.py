@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize
 from torch.nn.utils.rnn import pad_sequence
 
-from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.detection.statistics import counted_scores
 
 FITTED = (
     "alignment", "own", "any", "residual", "confusion", "neighbor", "mean_similarity",
@@ -94,7 +94,7 @@ def _stacked(examples: Sequence[Example], names: Sequence[str]) -> tuple[torch.T
     """Returns the outlier scores [N, C, F] of all examples, 0 where one has fewer classes, and which are there."""
     matrices = []
     for example in examples:
-        scores = outlier_scores(example.values)
-        matrices.append(torch.stack([scores[name].clamp_min(0) for name in names], dim=1).double())
+        scores = counted_scores(example.values)
+        matrices.append(torch.stack([scores[name] for name in names], dim=1).double())
     present = pad_sequence([torch.ones(len(matrix), dtype=torch.bool) for matrix in matrices], batch_first=True)
     return pad_sequence(matrices, batch_first=True), present

@@ -14,6 +14,9 @@ MOST = 8.0
 """Outlier scores count up to this: beyond it nothing more is known."""
 
 
+LEAST = -4.0
+"""How far down what speaks for innocence counts, of statistics that can."""
+
 SECOND_SPREAD = 0.2
 """What blameless classes of the second pass differ by, in nats; brings leads to the size of outlier scores."""
 
@@ -31,12 +34,16 @@ class Statistic:
         spread: Where it is given, a class is held against the mean of the others that were tried, in this unit,
             whatever their own spread: for what is measured of a few classes, or is 0 for most of them.
         scale: Brings it to a scale on which blameless classes are about normal.
+        acquits: Whether the other end speaks for innocence. Where the text lies is measured in several ways, and a
+            text amid its own images is that of no target; but of triggers each leaves a trace of its own, and that
+            one is missing says nothing.
     """
 
     meaning: str
     suspicious: Literal["low", "high"]
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda values: values
     spread: float | None = None
+    acquits: bool = False
 
 
 def _log(values: torch.Tensor) -> torch.Tensor:
@@ -61,15 +68,15 @@ def _inversion(kind: str) -> dict[str, Statistic]:
 
 
 STATISTICS: dict[str, Statistic] = {
-    "alignment": Statistic("its text points elsewhere than its clean images", "low"),
-    "own": Statistic("its text is far even from the nearest of its clean images", "low"),
-    "any": Statistic("its text is far from every clean image of any class", "low"),
-    "confusion": Statistic("its text is not that of a confusable neighbor either", "low"),
-    "residual": Statistic("its text lies where no clean image has anything", "high", _log),
+    "alignment": Statistic("its text points elsewhere than its clean images", "low", acquits=True),
+    "own": Statistic("its text is far even from the nearest of its clean images", "low", acquits=True),
+    "any": Statistic("its text is far from every clean image of any class", "low", acquits=True),
+    "confusion": Statistic("its text is not that of a confusable neighbor either", "low", acquits=True),
+    "residual": Statistic("its text lies where no clean image has anything", "high", _log, acquits=True),
     "recall": Statistic("its own clean images are not called it", "low", _share),
     "attracted": Statistic("images of other classes are called it", "high", _share),
-    "neighbor": Statistic("its text stands apart from the other texts", "low"),
-    "mean_similarity": Statistic("its text is far from images in general", "low"),
+    "neighbor": Statistic("its text stands apart from the other texts", "low", acquits=True),
+    "mean_similarity": Statistic("its text is far from images in general", "low", acquits=True),
     "wave_flips": Statistic("a plane wave sends many images of other classes to it", "high", _share, PROBE_SPREAD),
     "noise_flips": Statistic("random noise sends many images of other classes to it", "high", _share, PROBE_SPREAD),
     "warp_flips": Statistic("a random warp sends many images of other classes to it", "high", _share, PROBE_SPREAD),
@@ -98,6 +105,21 @@ def outlier_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
                 -MOST, MOST
             )
     return scores
+
+
+def counted_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outlier scores as they enter the evidence: what is not suspicious counts 0, or down to `LEAST`.
+
+    Args:
+        values: Statistics [C] by name.
+
+    Returns:
+        Scores [C] by name.
+    """
+    return {
+        name: score.clamp_min(LEAST if STATISTICS[name].acquits else 0.0)
+        for name, score in outlier_scores(values).items()
+    }
 
 
 def lead(values: torch.Tensor, spread: float) -> torch.Tensor:
