@@ -21,7 +21,7 @@ FITTED = (
 """Statistics that enter the evidence."""
 
 
-PENALTY = 0.03
+PENALTY = 0.01
 """Weight of the squared weights: of 0.01, 0.03 and 0.1 that with the least cross-entropy on towers not fitted to."""
 
 
