@@ -17,7 +17,8 @@ from clip_antidote.detection.evidence import (
 from clip_antidote.detection.limits import LIMITS
 from clip_antidote.detection.statistics import LEAST, MOST, STATISTICS, counted_scores, outlier_scores
 from clip_antidote.detection.survey import Survey
-from clip_antidote.detection.verdict import SHOWN, Verdict, judge_survey
+from clip_antidote.detection.verdict import SHOWN, Verdict, is_suspicious, judge_survey
+from clip_antidote.reporting.scan_report import reason_for
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 
@@ -157,6 +158,19 @@ def test_a_model_is_suspicious_at_the_very_alarm() -> None:
     assert not judged(*[-99.0] * 18, alarm=0.05).suspicious, "1 in 19 is more than 0.05"
     one_more = judged(*[-99.0] * 18, 99.0, alarm=0.05)
     assert (one_more.p_value, one_more.suspicious, one_more.targets) == (0.1, False, ())
+
+
+def test_what_is_more_likely_clean_is_not_suspicious_however_few_clean_models_lie_above() -> None:
+    assert is_suspicious(0.1, 0.05, 0.05)
+    assert not is_suspicious(-0.1, 0.05, 0.05)
+    assert not is_suspicious(0.1, 0.051, 0.05)
+    verdict = judged(*[-99.0] * 19, alarm=0.05, weights={"any": 0.1})
+    assert verdict.p_value == 0.05
+    assert verdict.score < 0
+    assert verdict.probability < 0.5
+    assert not verdict.suspicious
+    assert "less likely than none" in reason_for(verdict)
+    assert verdict.needed == pytest.approx(math.log(6) + 1.0), "no clean model comes near 0, which is needed too"
 
 
 def test_a_verdict_says_how_it_came_about() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from clip_antidote.benchmark.judging import Judgment, area_interval, area_under_roc, true_positives
 from clip_antidote.benchmark.tables import markdown, mean_percent
-from clip_antidote.detection.verdict import ALARM
+from clip_antidote.detection.verdict import ALARM, is_suspicious
 from clip_antidote.evaluation.metric_table import MISSING
 
 OURS = "evidence"
@@ -35,8 +35,8 @@ def groups_table(judgments: Sequence[Judgment], key: Callable[[Judgment], str], 
     rows = []
     for group in sorted({key(j) for j in judgments}):
         clean, poisoned = _split([j for j in judgments if key(j) == group])
-        alarms = sum(j.p_value <= alarm for j in clean)
-        found = [j for j in poisoned if j.p_value <= alarm]
+        alarms = sum(is_suspicious(j.scores[OURS], j.p_value, alarm) for j in clean)
+        found = [j for j in poisoned if is_suspicious(j.scores[OURS], j.p_value, alarm)]
         named = sum(j.named[OURS] for j in found)
         losses = [j.loss for j in (*clean, *poisoned) if j.loss is not None]
         rows.append(

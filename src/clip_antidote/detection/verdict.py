@@ -15,7 +15,7 @@ from clip_antidote.detection.survey import Survey
 from clip_antidote.inversion.config import InversionConfig
 
 ALARM = InversionConfig().alarm
-"""A model is called suspicious where its p-value is at most this."""
+"""A model is called suspicious where its p-value is at most this, see `is_suspicious`."""
 
 SHOWN = 5
 """How many classes a verdict lists."""
@@ -65,7 +65,7 @@ class Verdict(Record):
     """Whether a model is suspicious.
 
     Attributes:
-        suspicious: Whether the p-value is at most `alarm`.
+        suspicious: Whether the p-value is at most `alarm` and a backdoor is more likely than none.
         score: Evidence against the model: log of the mean likelihood ratio over the classes.
         probability: Of a backdoor, where one model in two has one.
         p_value: Share of clean models that look as suspicious, this one counted among them.
@@ -111,7 +111,7 @@ def judge_survey(
     scores = fitted.class_scores(survey.values)
     score = model_score(scores)
     p_value, clean = judge_score(score, len(names), survey.shots, fitted)
-    suspicious = p_value <= alarm
+    suspicious = is_suspicious(score, p_value, alarm)
     targets = suspect_classes(survey, fitted, most=most) if suspicious else []
     return Verdict(
         suspicious=suspicious,
@@ -130,6 +130,15 @@ def judge_survey(
     )
 
 
+def is_suspicious(score: float, p_value: float, alarm: float) -> bool:
+    """Whether few clean models look as suspicious, and a backdoor is more likely than none.
+
+    A clean model of an unusual kind may lie above most clean ones of the population, and still have more that speaks
+    for it than against it.
+    """
+    return p_value <= alarm and score > 0
+
+
 def judge_score(score: float, classes: int, shots: float, fitted: FittedEvidence) -> tuple[float, int]:
     """Returns the p-value and the number of clean models behind it; 1 where too few classes are there to compare."""
     if classes < FEWEST:
@@ -140,7 +149,7 @@ def judge_score(score: float, classes: int, shots: float, fitted: FittedEvidence
 def evidence_needed(classes: int, shots: float, fitted: FittedEvidence, alarm: float) -> float | None:
     """Returns what the evidence against a single class has to exceed, where that against all others is none."""
     needed = fitted.score_needed(alarm, classes=classes, shots=shots) if classes >= FEWEST else None
-    return None if needed is None or math.isinf(needed) else needed + math.log(classes) + fitted.offset
+    return None if needed is None or math.isinf(needed) else max(needed, 0.0) + math.log(classes) + fitted.offset
 
 
 def suspect_classes(survey: Survey, fitted: FittedEvidence, *, most: int) -> list[int]:
@@ -154,7 +163,7 @@ def suspect_classes(survey: Survey, fitted: FittedEvidence, *, most: int) -> lis
     while len(found) < most and len(rest) >= FEWEST:
         scores = fitted.class_scores({name: value[rest] for name, value in survey.values.items()})
         p_value, clean = judge_score(model_score(scores), len(rest), survey.shots, fitted)
-        if found and p_value > 1 / (clean + 1):
+        if found and not is_suspicious(model_score(scores), p_value, 1 / (clean + 1)):
             break
         found.append(int(rest[scores.argmax()]))
         rest = rest[rest != found[-1]]

@@ -140,4 +140,7 @@ def reason_for(verdict: Verdict) -> str:
             f"{p}; no clean model of {models} looked as suspicious; the smallest p there can be is "
             f"1/{models + 1} = {number(verdict.least_p)}"
         )
-    return f"{p}: {count} of {among} look{'s' if count == 1 else ''} as suspicious"
+    alike = f"{p}: {count} of {among} look{'s' if count == 1 else ''} as suspicious"
+    if not verdict.suspicious and verdict.p_value <= verdict.alarm:
+        return f"{alike}, but a backdoor is less likely than none ({chance(verdict.probability)})"
+    return alike
