@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from clip_antidote.benchmark.grid import THRESHOLDS
+from clip_antidote.benchmark.cells import THRESHOLDS
 from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images

@@ -25,6 +25,7 @@ finally:
 COMMANDS = [
     "demo",
     "purify",
+    "defend",
     "inspect",
     "scan",
     "evaluate",

@@ -8,6 +8,7 @@ from clip_antidote.registry import lazy_names
 
 if TYPE_CHECKING:
     from clip_antidote.data.folders import load_images
+    from clip_antidote.defenses.defend import defend
     from clip_antidote.evaluation.evaluate import evaluate
     from clip_antidote.jobs.inspect import inspect
     from clip_antidote.jobs.scan import scan
@@ -23,6 +24,7 @@ __all__ = [
     "CBPTConfig",
     "PurifiedCLIP",
     "ZeroShotClassifier",
+    "defend",
     "evaluate",
     "export_onnx",
     "inspect",
@@ -37,6 +39,7 @@ _HOMES = {
     "CBPTConfig": "clip_antidote.purification.config",
     "PurifiedCLIP": "clip_antidote.purification.classifier",
     "ZeroShotClassifier": "clip_antidote.prompts.classifier",
+    "defend": "clip_antidote.defenses.defend",
     "evaluate": "clip_antidote.evaluation.evaluate",
     "export_onnx": "clip_antidote.purification.onnx_export",
     "inspect": "clip_antidote.jobs.inspect",

@@ -36,6 +36,10 @@ class UnsupportedError(ClipAntidoteError):
     exit_status = 3
 
 
+class RefusedError(UnsupportedError):
+    """A defense lacks what it needs, such as a kind of image tower or a base model."""
+
+
 class UsageError(ClipAntidoteError):
     """An option or a configuration value is wrong."""
 

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, best_scores, fingerprint
+from clip_antidote.benchmark.cells import CLEAN, LoadedSuspect, run_cell
+from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, fingerprint
 from clip_antidote.benchmark.store import WAIT, RunLog, claim_work, clear_claims
 from clip_antidote.config import Config, FolderPart
-from clip_antidote.data.folders import load_images
 from clip_antidote.defenses import DEFENSES
-from clip_antidote.defenses.base import Truth
-from clip_antidote.defenses.defend import defend
-from clip_antidote.errors import DataError, UsageError
-from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
-from clip_antidote.evaluation.metric_table import METRICS
-from clip_antidote.evaluation.metrics import Metrics
+from clip_antidote.errors import UsageError
 from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
 from clip_antidote.jobs.control import ControlConfig, run_control_job
-from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.triggers import Trigger, load_trigger
 from clip_antidote.versions import library_versions
-
-CLEAN = "clean"
-
-THRESHOLDS = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Where the gate is placed for the curve of ASR against target-class CA; the default is one of them."""
 
 
 class SuspectConfig(Config):
@@ -127,27 +113,6 @@ def prepare_zoo(grid: GridConfig, data: str, out: Path, *, device: str = "cpu") 
         yield SuspectRecord.from_attack(suspect.name, record)
 
 
-class _Suspect:
-    """A loaded suspect with its test features, kept while its runs go on."""
-
-    def __init__(self, suspect: SuspectConfig, grid: GridConfig, data: str, out: Path, device: str) -> None:
-        folder = out / "zoo" / suspect.name
-        self.model: DualEncoder
-        self.trigger: Trigger | None = None
-        self.test = load_images(data, split="test")
-        if not suspect.trained:
-            self.model = load_model(grid.model, device=device)
-        else:
-            record = folder / ("control.json" if suspect.attack == CLEAN else "attack.json")
-            if not record.exists():
-                raise DataError(f"there is no model in {folder}; run `clip-antidote benchmark prepare` first")
-            self.model = load_model(f"local-dir:{folder}", device=device)
-        if suspect.attack != CLEAN:
-            self.trigger = load_trigger(folder / "trigger")
-        self.features: TestFeatures = encode_test_images(self.model, self.test, trigger=self.trigger)
-        self.hand = ZeroShotClassifier.from_templates(self.model, self.test.classes)
-
-
 def run_grid(
     grid: GridConfig,
     data: str,
@@ -164,7 +129,7 @@ def run_grid(
     """
     config = config or CBPTConfig()
     log = RunLog(out)
-    loaded: dict[str, _Suspect] = {}
+    loaded: dict[str, LoadedSuspect] = {}
     left = all_runs(grid)
     while left:
         others = []
@@ -176,8 +141,8 @@ def run_grid(
                     if ours and (record := log.find(key)) is None:  # another one may have made it just now
                         name = run.suspect.name
                         if name not in loaded:
-                            loaded = {name: _Suspect(run.suspect, grid, data, out, device)}
-                        record, settings = _run(run, loaded[name], grid, data, config)
+                            loaded = {name: LoadedSuspect(run.suspect, grid, data, out, device)}
+                        record, settings = run_cell(run, loaded[name], grid, data, config)
                         record = log.append(record, settings=settings, versions=library_versions())
             if record is None:
                 others.append(run)
@@ -187,62 +152,3 @@ def run_grid(
             time.sleep(wait)
         left = others
     clear_claims(out)
-
-
-def _run(
-    run: Run, suspect: _Suspect, grid: GridConfig, data: str, config: CBPTConfig
-) -> tuple[RunRecord, dict[str, Any] | None]:
-    """Makes one run; returns its record, and its settings but for the seed where it has any."""
-    shots = load_images(data, shots=grid.shots, seed=run.seed)
-    target = run.suspect.target
-    start = time.perf_counter()
-    own = config.model_copy(update={"seed": run.seed})
-    defended = defend(run.defense, suspect.model, shots, own, truth=Truth(suspect.trigger, target))
-    seconds = round(time.perf_counter() - start, 2)
-    features = suspect.features
-    if defended.model is not suspect.model:
-        features = encode_test_images(defended.model, suspect.test, trigger=suspect.trigger)
-    found: dict[str, Any] = {}
-    settings = None
-    if isinstance(defended, PurifiedCLIP):
-        found = _details(defended, features, target)
-        settings = defended.record.settings.model_dump(mode="json", exclude={"seed"}) if defended.record else None
-    record = RunRecord(
-        suspect=run.suspect.name,
-        label=run.suspect.label,
-        attack=run.suspect.attack,
-        target=target,
-        defense=run.defense,
-        seed=run.seed,
-        shots=grid.shots,
-        before=measure(suspect.hand, suspect.features, target=target).metrics,
-        after=measure(defended, features, target=target).metrics,
-        seconds=seconds,
-        suspect_sha256=suspect.model.sha256,
-        **found,
-    )
-    return record, settings
-
-
-def _details(defended: PurifiedCLIP, features: TestFeatures, target: str | None) -> dict[str, Any]:
-    """What a record holds of CBPT: what it found, and the same run with less of the defense."""
-    made = defended.record
-    assert made is not None
-    found: dict[str, Any] = {
-        "targets_suspected": made.targets_suspected,
-        "scores": best_scores(made.scores),
-        "stages": made.stages,
-        "after_single": measure(defended.single(), features, target=target).metrics,
-    }
-    if defended.guard is not None and target is not None:
-        one_look = replace(features, look_clean=None, look_triggered=None)
-        found["after_one_look"] = measure(defended, one_look, target=target).metrics
-        found["curve"] = tuple((t, _point(defended, features, target, t)) for t in THRESHOLDS)
-    return found
-
-
-def _point(defended: PurifiedCLIP, features: TestFeatures, target: str, threshold: float) -> Metrics:
-    """One point of the curve: the rates with the gate at another threshold."""
-    metrics = measure(defended.with_threshold(threshold), features, target=target).metrics
-    kept = {metric.key for metric in METRICS if metric.along_curve}
-    return Metrics.from_counts({key: value for key, value in metrics.to_counts().items() if key in kept})

@@ -60,11 +60,14 @@ class RunRecord(Record):
         targets_suspected: The classes named as targets; None for a defense that looks for none.
         scores: The classes with the most evidence.
         before: The suspect with hand-written prompts.
-        after: The defended suspect.
+        after: The defended suspect; the suspect itself where the defense refused.
+        refused: Why the defense could not run, None where it ran.
         after_single: The same run with one weight per class.
         after_one_look: The same run without the second look.
         curve: The same run at other thresholds of the gate.
         seconds: Duration of the defense.
+        clean_images: Clean images it was given.
+        trained: Parameters it trained.
         stages: Seconds per stage.
         settings: Key of its settings, but for the seed, in `settings.json`.
         versions: Key of the library versions there.
@@ -84,10 +87,13 @@ class RunRecord(Record):
     scores: tuple[Score, ...] = ()
     before: Measured
     after: Measured
+    refused: str | None = None
     after_single: Measured | None = None
     after_one_look: Measured | None = None
     curve: tuple[tuple[float, Measured], ...] = ()
     seconds: float
+    clean_images: int | None = None
+    trained: int | None = None
     stages: dict[str, float] = Field(default_factory=dict)
     settings: str | None = None
     versions: str | None = None

@@ -183,11 +183,15 @@ def _read_json(file: Path) -> Any:
         raise DataError(f"cannot read {file} as JSON; remove it, or take it from a copy") from error
 
 
-def read_runs(folder: Path) -> list[RunRecord]:
-    """Reads all runs of a benchmark folder, ordered by suspect, defense, shots and seed.
+def read_runs(folder: Path, *, refused: bool = False) -> list[RunRecord]:
+    """Reads the runs of a benchmark folder, ordered by suspect, defense, shots and seed.
+
+    Args:
+        folder: The benchmark folder.
+        refused: Those whose defense refused, instead of those that ran.
 
     Raises:
-        DataError: There are none, or a line is no record.
+        DataError: There are none at all, or a line is no record.
     """
     log = RunLog(folder)
     log.refresh()
@@ -199,7 +203,8 @@ def read_runs(folder: Path) -> list[RunRecord]:
         suspect = suspects.get(run.suspect)
         return run.model_copy(update={"reference": suspect.clean}) if suspect and suspect.target else run
 
-    return [with_reference(log.runs[key]) for key in sorted(log.runs)]
+    runs = (log.runs[key] for key in sorted(log.runs))
+    return [with_reference(run) for run in runs if (run.refused is not None) == refused]
 
 
 def read_suspects(folder: Path) -> list[SuspectRecord]:

@@ -161,6 +161,13 @@ def curve_table(runs: Iterable[RunRecord]) -> str:
     return markdown(heads, rows)
 
 
+def refused_table(runs: Iterable[RunRecord]) -> str:
+    """One row per suspect and defense that could not run, with the reason; empty where all ran."""
+    reasons = {(run.suspect, run.defense): run.refused or "" for run in runs}
+    rows = [[suspect, defense, f"refused: {reason}"] for (suspect, defense), reason in reasons.items()]
+    return markdown(["suspect", "defense", "not run"], rows) if rows else ""
+
+
 def _steps(suspect: SuspectRecord) -> str:
     training = suspect.config.get("training")
     return str(training.get("steps", MISSING)) if isinstance(training, dict) else MISSING

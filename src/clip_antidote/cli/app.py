@@ -15,6 +15,7 @@ from clip_antidote.cli import (
     attack,
     benchmark,
     data,
+    defend,
     demo,
     evaluate,
     export,
@@ -63,6 +64,7 @@ def options(version: Version = False) -> None:
 app.command("demo")(demo.command)
 app.command("purify")(purify.command)
 app.command("inspect")(inspect.command)
+app.command("defend")(defend.command)
 app.command("scan")(scan.command)
 app.command("evaluate")(evaluate.command)
 app.command("export")(export.command)

@@ -42,6 +42,9 @@ def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Dev
 
     settings = purify_settings(config)
     for record in run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device):
+        if record.refused is not None:
+            say(f"{record.suspect} {record.defense} seed {record.seed}: refused: {record.refused}")
+            continue
         after = record.after
         asr = f", ASR {after.asr.value:.2%}, PA {after.pa.value:.1%}" if after.asr and after.pa else ""
         say(
@@ -134,10 +137,10 @@ def zoo(out: Out) -> None:
 def table(out: Out) -> None:
     """Print the tables of the results as Markdown, and write them to tables.md."""
     from clip_antidote.benchmark.store import read_runs
-    from clip_antidote.benchmark.tables import curve_table, results_table, summary_table
+    from clip_antidote.benchmark.tables import curve_table, refused_table, results_table, summary_table
 
-    runs = read_runs(out)
-    tables = [summary_table(runs), results_table(runs), curve_table(runs)]
+    runs, refused = read_runs(out), read_runs(out, refused=True)
+    tables = [*(make(runs) for make in (summary_table, results_table, curve_table) if runs), refused_table(refused)]
     _print_table("\n\n".join(part for part in tables if part), out / "tables.md")
 
 

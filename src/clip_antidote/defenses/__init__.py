@@ -1,12 +1,18 @@
-"""Defenses: CBPT, its parts and ceiling, and baselines; one list for grids, `defend` and `ls`."""
+"""Defenses: CBPT, its parts and ceiling, and what the field has; one list for grids, `defend` and `ls`."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from clip_antidote.registry import Registry
 
-DEFENSES: Registry[Any] = Registry(
+if TYPE_CHECKING:  # `ls` names the defenses without what they are made of
+    from clip_antidote.defenses.base import Defense
+
+DEFENSES: Registry[type[Defense]] = Registry(
     "defense",
     {
+        "none": ("clip_antidote.defenses.undefended:Undefended", "the suspect as it is, with hand-written prompts"),
         "cbpt": (
             "clip_antidote.defenses.cbpt:CBPT",
             "class-wise backdoor prompt tuning (arXiv 2502.19269), the default of `purify`",

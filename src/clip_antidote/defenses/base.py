@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+import torch
+
+from clip_antidote.config import Config
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.defenses.profile import Profile
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.triggers.base import Trigger
+
+
+class DefenseConfig(Config):
+    """Settings every defense has.
+
+    Attributes:
+        seed: Seed of everything random.
+    """
+
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -26,24 +39,63 @@ class Truth:
     target: str | None = None
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a defense has to work with.
+
+    Attributes:
+        model: The suspect; defenses leave it as it is.
+        shots: Clean labelled images.
+        base: A trusted model of the same architecture, where there is one.
+        truth: What the attacker knows, where it is told; None where nobody says.
+    """
+
+    model: DualEncoder
+    shots: LabelledImages
+    base: DualEncoder | None = None
+    truth: Truth | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a defense made.
+
+    Attributes:
+        classifier: The defended classifier; its `model` is another one than the suspect where a tower was changed.
+        trained: How many parameters were trained.
+        details: What else it found or chose, ready for JSON ("learning_rate", "pruned", "target_suspected").
+        tensors: What has to be kept beside the class weights where the model cannot be saved as one of its library,
+            such as prompts in the image tower.
+    """
+
+    classifier: ZeroShotClassifier
+    trained: int
+    details: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
 class Defense(ABC):
     """A defense of the one list that `defend`, grids and `clip-antidote ls` share.
 
+    Args:
+        config: Settings; defaults where None.
+
     Attributes:
-        blind: Whether it works without the truth; an oracle does not.
+        profile: What it needs and changes, and where it comes from. Defenses of this package have theirs in
+            `defenses.profiles`, where `ls` reads it without importing them.
+        config_class: Its settings; they have a `seed`.
     """
 
-    blind: ClassVar[bool] = True
+    profile: ClassVar[Profile]
+    config_class: ClassVar[type[Config]] = DefenseConfig
+
+    def __init__(self, config: Any = None) -> None:
+        self.config: Any = config if config is not None else self.config_class()
 
     @abstractmethod
-    def defend(
-        self, model: DualEncoder, shots: LabelledImages, config: CBPTConfig, truth: Truth
-    ) -> ZeroShotClassifier:
+    def apply(self, given: Given) -> Outcome:
         """Makes a classifier that is to be trusted.
 
-        Args:
-            model: The suspect; left as it is.
-            shots: A few clean labelled images per class.
-            config: Settings of the purification; other defenses take the seed alone.
-            truth: What the attacker knows. Empty for a defense that is blind.
+        Called by `defend` alone, which has seen to it that what the profile needs is there, and that the truth is
+        told to none but those that need it.
         """

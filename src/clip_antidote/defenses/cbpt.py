@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from clip_antidote.data.images import LabelledImages
-from clip_antidote.defenses.base import Defense, Truth
-from clip_antidote.detection.search import known_triggers
-from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.defenses.base import Defense, Given, Outcome
+from clip_antidote.defenses.profiles import PROFILES
+from clip_antidote.detection.search import TargetSource, known_triggers, search_targets
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
 
@@ -18,46 +16,54 @@ Family = Literal["mask", "additive"]
 class CBPT(Defense):
     """`purify` with the settings that are given."""
 
+    profile = PROFILES["cbpt"]
+    config_class = CBPTConfig
     families: ClassVar[tuple[Family, ...] | None] = None
 
-    def defend(
-        self, model: DualEncoder, shots: LabelledImages, config: CBPTConfig, truth: Truth
-    ) -> ZeroShotClassifier:
+    def apply(self, given: Given) -> Outcome:
+        config: CBPTConfig = self.config
         if self.families is not None:
             inversion = config.inversion.model_copy(update={"families": self.families})
             config = config.model_copy(update={"inversion": inversion})
-        return purify(model, shots, config)
+        purified = purify(given.model, given.shots, config, source=self.source(given))
+        details = {"targets_suspected": list(purified.targets_suspected), "guarded": list(purified.guarded)}
+        trained = purified.context[:1] if config.tuning.shared_context else purified.context
+        return Outcome(purified, trained.numel(), details)
+
+    def source(self, given: Given) -> TargetSource:
+        """Where targets and dummies come from."""
+        return search_targets
 
 
 class MaskCBPT(CBPT):
     """With mask dummies only."""
 
+    profile = PROFILES["cbpt-mask"]
     families = ("mask",)
 
 
 class AdditiveCBPT(CBPT):
     """With additive dummies only."""
 
+    profile = PROFILES["cbpt-additive"]
     families = ("additive",)
 
 
-class CleanPrompts(Defense):
-    """Class-wise prompts tuned on clean images alone (class-specific CoOp, Zhou et al. 2022)."""
+class CleanPrompts(CBPT):
+    """Class-wise prompts tuned on clean images alone: the second stage without triggers."""
 
-    def defend(
-        self, model: DualEncoder, shots: LabelledImages, config: CBPTConfig, truth: Truth
-    ) -> ZeroShotClassifier:
-        return purify(model, shots, config, source=known_triggers([]))
+    profile = PROFILES["prompts"]
+
+    def source(self, given: Given) -> TargetSource:
+        return known_triggers([])
 
 
-class Oracle(Defense):
+class Oracle(CBPT):
     """CBPT with the true trigger in the place of the dummies."""
 
-    blind = False
+    profile = PROFILES["oracle"]
 
-    def defend(
-        self, model: DualEncoder, shots: LabelledImages, config: CBPTConfig, truth: Truth
-    ) -> ZeroShotClassifier:
-        if truth.trigger is None:
-            return purify(model, shots, config, source=known_triggers([]))
-        return purify(model, shots, config, source=known_triggers([truth.trigger], truth.target))
+    def source(self, given: Given) -> TargetSource:
+        if given.truth is None or given.truth.trigger is None:
+            return known_triggers([])
+        return known_triggers([given.truth.trigger], given.truth.target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field
@@ -14,11 +14,12 @@ from clip_antidote.config import Config
 from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import PairBatch
-from clip_antidote.defenses.base import Defense, Truth
+from clip_antidote.defenses.base import Defense, Given, Outcome
+from clip_antidote.defenses.held_out import clean_accuracy, hold_out
+from clip_antidote.defenses.profiles import PROFILES
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
-from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.streams import SECOND_VIEWS
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
 from clip_antidote.training.finetune import finetune
@@ -30,7 +31,10 @@ class CleanCLIPConfig(Config):
     """Settings of the clean fine-tuning.
 
     Attributes:
-        training: The fine-tuning, at half the peak rate of the attacks' own; batches as in the paper.
+        training: The fine-tuning; batches as in the paper. Its rate is that of no choice.
+        rates: Learning rates to choose from: the one with the best accuracy on held-out shots, the largest of these
+            where several are equal. Empty for the rate of `training`. The paper chooses by clean accuracy too, from
+            rates for another size of model; these are an eighth to all of the rate of the attacks' own training.
         self_supervision: Weight of both losses within a modality; 0 is plain fine-tuning (FT).
         class_bank: Whether every batch also holds one caption of each class, as negatives.
         min_scale: Smallest crop as share of the area.
@@ -38,10 +42,21 @@ class CleanCLIPConfig(Config):
     """
 
     training: TrainingConfig = TrainingConfig(steps=100, batch_size=64, lr=4e-4, warmup=10)
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = (1e-4, 2e-4, 4e-4, 8e-4)
     self_supervision: float = Field(1.0, ge=0)
     class_bank: bool = True
     min_scale: float = Field(0.5, gt=0, le=1)
     seed: int = 0
+
+    def at_rate(self, rate: float) -> Self:
+        """The same settings with another learning rate."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"lr": rate})})
+
+
+class FineTuningConfig(CleanCLIPConfig):
+    """The same without self-supervision."""
+
+    self_supervision: float = Field(0.0, ge=0)
 
 
 def cleanclip(
@@ -99,17 +114,29 @@ def cleanclip(
 
 
 class CleanCLIP(Defense):
-    """`cleanclip` with its default settings."""
+    """`cleanclip` with the learning rate that does best on held-out shots, then on all shots."""
 
-    self_supervision: ClassVar[float] = 1.0
+    profile = PROFILES["cleanclip"]
+    config_class = CleanCLIPConfig
 
-    def defend(
-        self, model: DualEncoder, shots: LabelledImages, config: CBPTConfig, truth: Truth
-    ) -> ZeroShotClassifier:
-        return cleanclip(model, shots, CleanCLIPConfig(self_supervision=self.self_supervision, seed=config.seed))
+    def apply(self, given: Given) -> Outcome:
+        config: CleanCLIPConfig = self.config
+        rate, tried = config.training.lr, {}
+        if config.rates:
+            kept, held = hold_out(given.shots, seed=config.seed)
+            for candidate in sorted(config.rates):
+                made = cleanclip(given.model, kept, config.at_rate(candidate))
+                tried[f"{candidate:g}"] = clean_accuracy(made, held)
+                if tried[f"{candidate:g}"] == max(tried.values()):
+                    rate = candidate
+        classifier = cleanclip(given.model, given.shots, config.at_rate(rate))
+        trained = sum(parameter.numel() for parameter in given.model.parameters())
+        details: dict[str, Any] = {"learning_rate": rate, "held_out_accuracy": tried}
+        return Outcome(classifier, trained, details)
 
 
 class FineTuning(CleanCLIP):
     """Without self-supervision: plain fine-tuning (FT)."""
 
-    self_supervision = 0.0
+    profile = PROFILES["finetune"]
+    config_class = FineTuningConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.defenses import DEFENSES
+from clip_antidote.defenses.profiles import PROFILES
 from clip_antidote.errors import UsageError
 from clip_antidote.models.spec import SPEC_FORMS
 from clip_antidote.triggers import TRIGGERS
@@ -24,3 +25,18 @@ def list_kind(what: str) -> dict[str, str]:
     if what not in kinds:
         raise UsageError(f"cannot list '{what}'; known are {', '.join(kinds)}")
     return kinds[what]
+
+
+def list_defenses() -> dict[str, dict[str, str]]:
+    """Returns of every defense by its name: what it is, what it needs, what it changes, and its paper."""
+    rows = {}
+    for name, text in DEFENSES.describe().items():
+        profile = PROFILES[name]
+        arxiv = f" (arXiv {profile.arxiv})" if profile.arxiv else ""
+        rows[name] = {
+            "text": text,
+            "needs": "; ".join(profile.needs.in_words()) or "nothing",
+            "changes": profile.changed(),
+            "paper": f"{profile.paper}{arxiv}",
+        }
+    return rows

@@ -1,0 +1,233 @@
+"""The job of `clip-antidote defend`: a suspect, clean images and the name of a defense in, a defended model out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from safetensors.torch import save_file
+
+from clip_antidote.config import Record, merge_settings
+from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.defenses.base import Defense, Truth
+from clip_antidote.defenses.defend import Defended, defend, make_defense
+from clip_antidote.errors import DataError, UsageError
+from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
+from clip_antidote.files import write_json
+from clip_antidote.jobs.inspect import quick_look, refuse_errors
+from clip_antidote.jobs.purify import choose_test_images
+from clip_antidote.jobs.results import model_facts, now
+from clip_antidote.jobs.suspect import load_suspect
+from clip_antidote.jobs.workplace import workplace
+from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.models.saving import save_model
+from clip_antidote.progress import mention
+from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.purification.artefact import write_artefact
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.reporting.report import ModelFacts
+from clip_antidote.triggers import load_trigger
+from clip_antidote.triggers.base import Trigger
+from clip_antidote.versions import library_versions
+
+KIND = "defended model"
+REPORT = "defended.json"
+
+
+class DefenseReport(Record):
+    """What `defend` says of a run; the content of `defended.json`.
+
+    Attributes:
+        defense: Name of the defense.
+        paper: Where it comes from.
+        changes: What of the suspect it changed.
+        settings: Its settings, the seed included.
+        model: The suspect.
+        base: Spec of the trusted model, where one was given.
+        data: Where the clean images came from.
+        clean_images: Clean images it was given.
+        trained: Parameters it trained.
+        seconds: How long it took.
+        details: What else it found or chose.
+        measured_on: What the rates were measured on.
+        trigger: The trigger they were measured with.
+        before: Rates of the suspect with hand-written prompts.
+        after: Rates of the defended classifier.
+        kept: How the result is kept: "model" (`local-dir:OUT`), "artefact" (`evaluate OUT`), or "weights" alone.
+        warnings: What to know when reading it.
+        created: When, in UTC.
+        versions: Versions of the libraries.
+    """
+
+    defense: str
+    paper: str
+    changes: tuple[str, ...]
+    settings: dict[str, Any]
+    model: ModelFacts
+    base: str | None = None
+    data: str
+    clean_images: int
+    trained: int
+    seconds: float
+    details: dict[str, Any] = Field(default_factory=dict)
+    measured_on: str
+    trigger: str | None = None
+    before: dict[str, Any]
+    after: dict[str, Any]
+    kept: str
+    warnings: tuple[str, ...] = ()
+    created: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class KnownAttack:
+    """What a run is measured with: never told to a defense that is no oracle.
+
+    Attributes:
+        name: What the user called it.
+        trigger: The trigger.
+        target: Name of the target class.
+    """
+
+    name: str
+    trigger: Trigger
+    target: str | None
+
+
+def defense_from(name: str, file: Path | None = None, *, seed: int | None = None) -> Defense:
+    """Makes a defense by its name, with settings from a YAML file; a seed that is given wins over the file's."""
+    return make_defense(name, merge_settings(file, {"seed": seed}))
+
+
+def known_attack(folder: Path | None, trigger: str | None, target: str | None) -> KnownAttack | None:
+    """Reads what to measure with: the folder that `attack` wrote, or a trigger and a target.
+
+    Raises:
+        UsageError: Both are given, or a target without a trigger.
+        DataError: The folder holds no attack.
+    """
+    if folder is None:
+        if trigger is None:
+            if target is not None:
+                raise UsageError("--target says what a trigger leads to; name the trigger with --trigger as well")
+            return None
+        return KnownAttack(trigger, load_trigger(trigger), target)
+    if trigger is not None or target is not None:
+        raise UsageError("--attack names trigger and target already; leave out --trigger and --target")
+    try:
+        record: Mapping[str, Any] = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
+        return KnownAttack(str(folder), load_trigger(folder / "trigger"), str(record["target"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is no result of `clip-antidote attack`; name such a folder") from error
+
+
+def run_defend(
+    spec: str,
+    data: str,
+    out: Path,
+    name: str,
+    defense: Defense,
+    *,
+    shots: int = 16,
+    base: str | None = None,
+    attack: KnownAttack | None = None,
+    classes: str | None = None,
+    device: str = "cpu",
+) -> DefenseReport:
+    """Runs a defense on a suspect, measures both and writes the result folder.
+
+    Args:
+        spec: Model spec of the suspect.
+        data: Folder, CSV or `embedded:NAME` with clean labelled images.
+        out: Result folder; see `outputs.check_output` for what may be there.
+        name: Name of the defense.
+        defense: The defense with its settings, see `defense_from`.
+        shots: Clean images per class.
+        base: Spec of a trusted model of the same architecture, for defenses that need one.
+        attack: What to measure with, besides clean images.
+        classes: Class file, see `read_classes`.
+        device: Where to compute.
+
+    Raises:
+        RefusedError: The defense cannot run here.
+        ClipAntidoteError: Bad input, in one sentence.
+    """
+    seed = defense.config.seed
+    with workplace(out, KIND) as work:
+        clean = load_images(data, shots=shots, seed=seed, classes=classes)
+        if attack is not None and attack.target is not None:
+            class_index(clean.classes, attack.target)  # before long work
+        seen, line = quick_look(spec)
+        mention(line)
+        model, notes = load_suspect(spec, clean, device)
+        notes += refuse_errors(seen)
+        trusted = load_model(base, device=device) if base is not None else None
+        truth = Truth(attack.trigger, attack.target) if attack is not None else None
+        defended = defend(model, clean, name, defense.config, base=trusted, truth=truth)
+        facts = _facts(model, defended, choose_test_images(data, clean, classes, seed=seed), attack)
+        with work.result() as folder:
+            kept = _keep(defended, model, folder)
+            report = DefenseReport(**facts, base=base, data=data, kept=kept, warnings=tuple(notes))
+            write_json(folder / REPORT, report.model_dump(mode="json"))
+    return report
+
+
+def _facts(
+    model: DualEncoder, defended: Defended, test: tuple[LabelledImages, str], attack: KnownAttack | None
+) -> dict[str, Any]:
+    """What a report says of a defense and of the rates before and after it."""
+    (before, after), described = _measured(model, defended, test, attack)
+    return {
+        "defense": defended.name,
+        "paper": defended.profile.paper,
+        "changes": defended.profile.changes,
+        "settings": defended.settings.model_dump(mode="json"),
+        "model": model_facts(model),
+        "clean_images": defended.clean_images,
+        "trained": defended.trained,
+        "seconds": defended.seconds,
+        "details": defended.details,
+        "measured_on": described,
+        "trigger": attack.name if attack is not None else None,
+        "before": before,
+        "after": after,
+        "created": now(),
+        "versions": library_versions(),
+    }
+
+
+def _measured(
+    model: DualEncoder, defended: Defended, test: tuple[LabelledImages, str], attack: KnownAttack | None
+) -> tuple[tuple[dict[str, Any], dict[str, Any]], str]:
+    """Rates before and after, and what they were measured on."""
+    images, described = test
+    trigger, target = (attack.trigger, attack.target) if attack is not None else (None, None)
+    features = encode_test_images(model, images, trigger=trigger)
+    hand = ZeroShotClassifier.from_templates(model, images.classes)
+    before = measure(hand, features, target=target).metrics.to_dict()
+    if defended.classifier.model is not model:
+        features = encode_test_images(defended.classifier.model, images, trigger=trigger)
+    return (before, measure(defended.classifier, features, target=target).metrics.to_dict()), described
+
+
+def _keep(defended: Defended, model: DualEncoder, folder: Path) -> str:
+    """Writes what a defense made, and says how: a whole model, an artefact, or class weights alone."""
+    classifier = defended.classifier
+    if isinstance(classifier, PurifiedCLIP):
+        write_artefact(classifier.artefact(), folder)
+        return "artefact"
+    tensors = {"class_weights": classifier.weights.detach().cpu(), **defended.tensors}
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "weights.safetensors"
+    )
+    write_json(folder / "classes.json", list(classifier.classes))
+    if defended.tensors or classifier.model is model:
+        return "weights"
+    save_model(classifier.model, folder)
+    return "model"
