@@ -56,3 +56,6 @@ SENTENCE_CHOICE = Stream(-(2**26))
 
 PROBES = Stream(-(2**27))
 """The random fields that the noise and the warps of a survey follow, by field."""
+
+DEFENSE_BATCHES = Stream(-(2**28))
+"""Which shots, in which crops, a defense that tunes the image tower takes, by step."""

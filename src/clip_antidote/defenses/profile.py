@@ -14,6 +14,7 @@ Part = Literal["prompts", "image tower", "text tower", "input"]
 NAMES_OF_NEEDS = {
     "vit": "a ViT image tower",
     "norms": "normalization layers with a scale in the image tower",
+    "stages": "an image tower with known stages or blocks",
     "projection": "an image tower that ends with a linear projection",
     "base": "a trusted base model (--base)",
     "truth": "the true trigger and target (an oracle)",
@@ -27,6 +28,7 @@ class Needs(Config):
     Attributes:
         vit: A ViT image tower, into whose blocks prompts can be put.
         norms: Normalization layers with a scale in the image tower, whose channels can be switched off.
+        stages: An image tower whose stages, or blocks, are known, so that their outputs can be compared.
         projection: An image tower that ends with a linear projection to the common feature space.
         base: A model of the same architecture that is trusted, such as the public one the suspect was made from.
         truth: The true trigger and target: an oracle.
@@ -36,6 +38,7 @@ class Needs(Config):
 
     vit: bool = False
     norms: bool = False
+    stages: bool = False
     projection: bool = False
     base: bool = False
     truth: bool = False

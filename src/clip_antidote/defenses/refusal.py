@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clip_antidote.defenses.base import Given
 from clip_antidote.defenses.profile import Profile
-from clip_antidote.models.image_tower import has_projection, scaled_norms, transformer_blocks
+from clip_antidote.models.image_tower import has_projection, scaled_norms, stages, transformer_blocks
 
 
 def refusal(name: str, profile: Profile, given: Given) -> str | None:
@@ -35,6 +35,8 @@ def refusal(name: str, profile: Profile, given: Given) -> str | None:
         return f"'{name}' needs a ViT image tower, into whose blocks it puts prompts; this model has another one"
     if needs.norms and not scaled_norms(model):
         return f"'{name}' needs normalization layers with a scale in the image tower; this model has none"
+    if needs.stages and not stages(model):
+        return f"'{name}' compares the stages of the image tower; those of this model are not known"
     if needs.projection and not has_projection(model):
         return f"'{name}' needs an image tower that ends with a linear projection; this model's does not"
     return None

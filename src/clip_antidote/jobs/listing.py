@@ -31,7 +31,7 @@ def list_defenses() -> dict[str, dict[str, str]]:
     """Returns of every defense by its name: what it is, what it needs, what it changes, and its paper."""
     rows = {}
     for name, text in DEFENSES.describe().items():
-        profile = PROFILES[name]
+        profile = PROFILES.get(name) or DEFENSES.get(name).profile  # of others, it stands on the class alone
         arxiv = f" (arXiv {profile.arxiv})" if profile.arxiv else ""
         rows[name] = {
             "text": text,

@@ -96,8 +96,11 @@ class DualEncoder(nn.Module, ABC):
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Encodes images [N, 3, S, S] in [0, 1] to unit features [N, D]."""
-        normalized = (images - self.image_mean) / self.image_std
-        return F.normalize(self._image_features(normalized).float(), dim=-1)
+        return F.normalize(self.raw_image_features(images), dim=-1)
+
+    def raw_image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Encodes images [N, 3, S, S] in [0, 1] to features [N, D] as the tower gives them, of any length."""
+        return self._image_features((images - self.image_mean) / self.image_std).float()
 
     def encode_token_embeddings(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Encodes token embeddings to unit features.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +51,44 @@ def scaled_norms(model: DualEncoder) -> list[nn.Module]:
     return [norm for norm in found if norm.weight is not None and norm.bias is not None]
 
 
+def stages(model: DualEncoder) -> list[nn.Module]:
+    """Parts of the image tower that follow each other, from input to output; their outputs have places or tokens.
+
+    The blocks of a ViT; of a convolutional network its stages (layer1 … layer4 of a ResNet). Empty where neither is
+    known.
+    """
+    blocks = transformer_blocks(model)
+    if blocks:
+        return blocks
+    tower = image_tower(model)
+    for inner in (tower, getattr(tower, "trunk", None)):
+        layers = [getattr(inner, f"layer{number}", None) for number in range(1, 5)]
+        if all(isinstance(layer, nn.Module) for layer in layers):
+            return [layer for layer in layers if layer is not None]
+        for name in ("stages", "blocks"):
+            found = getattr(inner, name, None)
+            if isinstance(found, nn.ModuleList | nn.Sequential):
+                return list(found)
+    numbered = [getattr(getattr(tower, "trunk", None), f"s{number}", None) for number in range(1, 5)]
+    return [layer for layer in numbered if isinstance(layer, nn.Module)]  # timm's RegNet
+
+
+@contextmanager
+def recorded(modules: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """Gathers inside the block what these modules give, in the order in which they run, with gradients."""
+    outputs: list[torch.Tensor] = []
+
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [module.register_forward_hook(record) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def has_projection(model: DualEncoder) -> bool:
     """Whether the image tower ends with a linear map that `map_features` can change."""
     return _projection(model) is not None
@@ -72,18 +112,56 @@ def map_features(model: DualEncoder, matrix: torch.Tensor) -> None:
         last.copy_(last @ matrix.T.to(last))
 
 
+@torch.no_grad()
+def drop_units(model: DualEncoder, dropped: torch.Tensor) -> None:
+    """Cuts units of the last layer before the projection off, in place: bool [U], those that are dropped."""
+    last = _projection(model)
+    assert last is not None
+    if isinstance(last, nn.Linear):
+        last.weight[:, dropped] = 0
+    else:
+        last[dropped] = 0
+
+
+@contextmanager
+def before_projection(model: DualEncoder) -> Iterator[None]:
+    """Inside the block the image tower gives the units of its last layer, [N, U], without the projection.
+
+    They are what `model.raw_image_features` returns then; the projection is back after the block.
+    """
+    owner, name = _projection_place(model)
+    kept = getattr(owner, name)
+    weight = kept.weight if isinstance(kept, nn.Linear) else kept.T
+    identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+    if isinstance(kept, nn.Linear):
+        replaced: Any = nn.Linear(len(identity), len(identity), bias=kept.bias is not None).to(identity)
+        with torch.no_grad():
+            replaced.weight.copy_(identity)
+            if replaced.bias is not None:
+                replaced.bias.zero_()
+    else:
+        replaced = nn.Parameter(identity)
+    setattr(owner, name, replaced)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
 def _projection(model: DualEncoder) -> nn.Linear | nn.Parameter | None:
     """The last map of the image tower: a linear layer, or a matrix [in, D] that is multiplied from the right."""
-    tower = image_tower(model)
-    for layer in (
-        _inside(model, "model", "visual_projection"),
-        _inside(tower, "head", "proj"),
-        _inside(tower, "attnpool", "c_proj"),
-    ):
-        if isinstance(layer, nn.Linear):
-            return layer
-    weight = getattr(tower, "proj", None)
-    return weight if isinstance(weight, nn.Parameter) else None
+    owner, name = _projection_place(model)
+    return getattr(owner, name) if owner is not None else None
+
+
+def _projection_place(model: DualEncoder) -> tuple[Any, str]:
+    """The module that owns the last map of the image tower, and its name there; None for the owner without one."""
+    tower, inner = image_tower(model), getattr(model, "model", None)
+    places = ((inner, "visual_projection"), (_inside(tower, "head"), "proj"), (_inside(tower, "attnpool"), "c_proj"))
+    for owner, name in places:
+        if isinstance(getattr(owner, name, None), nn.Linear):
+            return owner, name
+    return (tower, "proj") if isinstance(getattr(tower, "proj", None), nn.Parameter) else (None, "")
 
 
 def _inside(module: Any, *names: str) -> Any:
