@@ -23,7 +23,8 @@ from clip_antidote.defenses.held_out import clean_accuracy, hold_out
 from clip_antidote.defenses.profile import Needs, Profile
 from clip_antidote.defenses.profiles import PROFILES
 from clip_antidote.defenses.refusal import refusal
-from clip_antidote.errors import RefusedError, UsageError
+from clip_antidote.errors import DataError, RefusedError, UsageError
+from clip_antidote.jobs.defend import known_attack
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.image_tower import map_features, scaled_norms, transformer_blocks
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -173,7 +174,7 @@ WRONG = [
     (["--defense", "cleanclip", "--shots", 1], 3, "at least 2 clean images of every class"),
     (["--target", "cat"], 4, "name the trigger"),
     (["--trigger", "badnet", "--target", "cow", "--shots", 1], 4, "'cow' is not one of the 2 classes"),
-    (["--attack", "nowhere"], 2, "is no result of `clip-antidote attack`"),
+    (["--attack", "nowhere"], 2, "holds no poisoned model: attack.json is missing"),
 ]
 
 
@@ -185,6 +186,12 @@ def test_wrong_use_gets_one_sentence(
     assert (ran.status, ran.err.count("error:")) == (status, 1)
     assert sentence in ran.err
     assert not (tmp_path / "defended").exists()
+
+
+def test_a_record_without_a_target_is_none_to_measure_with(tmp_path: Path) -> None:
+    (tmp_path / "attack.json").write_text('{"target": 3}')
+    with pytest.raises(DataError, match="names no target class"):
+        known_attack(tmp_path, None, None)
 
 
 def test_ls_shows_needs(cli: Cli) -> None:

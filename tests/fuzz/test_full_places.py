@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, int]] = {
         LARGE,
     ),
     "train-stego": ("train-stego --data {problem} --config {base}/stego.yaml --out {out}", LARGE),
+    "defend": ("defend {model} --data {problem} --defense none --shots 1 --out {out}", SMALL),
     "export": ("export {base}/artefact --model {model} --out {out}", LARGE),
     "evaluate": ("evaluate {model} --data {problem} --json {out}", SMALL),
     "scan": ("scan {model} --data {problem} --shots 1 --html {out}", MIDDLE),

@@ -26,6 +26,7 @@ COMMANDS = [
     "export FILE --out OUT --threshold NUMBER",
     "data prepare --from FILE --out OUT",
     "data export TEXT --out OUT",
+    "defend MODEL --data DATA --defense none --attack TEXT --shots NUMBER --out OUT",
     "train --architecture FILE --data DATA --out OUT --seed NUMBER",
     "train-stego --data DATA --measure FILE",
     "benchmark table --out FILE",

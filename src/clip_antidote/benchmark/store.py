@@ -184,11 +184,7 @@ def _read_json(file: Path) -> Any:
 
 
 def read_runs(folder: Path, *, refused: bool = False) -> list[RunRecord]:
-    """Reads the runs of a benchmark folder, ordered by suspect, defense, shots and seed.
-
-    Args:
-        folder: The benchmark folder.
-        refused: Those whose defense refused, instead of those that ran.
+    """Reads the runs of a benchmark folder, or those refused, ordered by suspect, defense, shots and seed.
 
     Raises:
         DataError: There are none at all, or a line is no record.

@@ -16,7 +16,10 @@ from clip_antidote.prompts.classifier import ZeroShotClassifier
 
 
 class ANPConfig(PruningConfig):
-    """Settings; ε, α, learning rate, momentum and threshold are the paper's, which takes 2000 steps.
+    """Settings.
+
+    ε, α, learning rate and momentum are the paper's (its experimental setup) and the defaults of the authors'
+    release; both take 2000 steps on batches of 128. The threshold of 0.2 is ours: the release tries 0, 0.05, … 0.9.
 
     Attributes:
         epsilon: Largest relative change ε of a scale or offset by the adversary.
@@ -38,7 +41,8 @@ class ANP(Defense):
 
     Every normalization layer gets a mask m on its scale and noise δ on scale and offset, all relative:
     min_m α·L(m) + (1−α)·max_{|δ|≤ε} L(m + δ), m in [0, 1]. Channels with a small mask are pruned: their scale
-    becomes 0. The adversary takes one signed step from 0, as in the paper.
+    becomes 0. The adversary takes one signed step of length ε, as in the authors' release; there it starts at uniform
+    noise in [-ε, ε], here at 0, so that it stays within ε.
     """
 
     profile = PROFILES["anp"]

@@ -16,16 +16,16 @@ from clip_antidote.training.optim import warmup_cosine
 
 
 class APTConfig(ShotsConfig):
-    """Settings; ε, step size, steps of the attack, rate and batch size are the paper's.
+    """Settings; ε, step size, steps of the attack, rate and batch size are those of the authors' release.
 
     Attributes:
         epsilon: Largest change of a pixel, in [0, 1].
         attack_lr: Step size of the attack.
         attack_steps: Steps of the attack.
-        context_length: Context tokens M per class; the paper takes 16 from noise.
+        context_length: Context tokens M per class; the release's example takes 16 from noise, for all classes.
         lr: Learning rate of SGD, with cosine decay.
-        momentum: Its momentum.
-        steps: Optimizer steps; the paper takes 50 epochs and more.
+        momentum: Its momentum; the default of Dassl, on which the release runs, with a weight decay of 5e-4 besides.
+        steps: Optimizer steps; ours, the release has configurations of 20 to 200 epochs.
         chunk: Classes per text-encoder chunk.
     """
 

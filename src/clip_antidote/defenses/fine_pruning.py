@@ -18,10 +18,11 @@ from clip_antidote.prompts.classifier import ZeroShotClassifier
 
 
 class FinePruningConfig(ShotsConfig):
-    """Settings; the paper prunes until the held-out accuracy falls by 4 points.
+    """Settings, all ours: that pruning ends by clean accuracy is the paper's, its numbers were not checked.
 
     Attributes:
-        max_drop: Pruning stops before the accuracy on held-out shots falls by more than this.
+        max_drop: Pruning stops before the accuracy on held-out shots falls by more than this; BackdoorBench allows a
+            tenth of the accuracy.
         chunks: In how many parts the units are pruned.
         lr: Learning rate of AdamW while fine-tuning.
         steps: Steps of the fine-tuning.

@@ -23,17 +23,18 @@ _LONGEST = 10.0
 
 
 class IBAUConfig(ShotsConfig):
-    """Settings.
+    """Settings; the body of the paper was not checked, sources are the authors' release and BackdoorBench.
 
     Attributes:
-        rounds: Outer rounds, each with a new universal perturbation.
-        inner_steps: Ascent steps on it.
-        inner_lr: Length of such a step, as a share of the bound.
-        bound: Largest L2 norm of the perturbation at 32 pixels a side, the paper's 10; it grows with the side.
-        fixed_point: Steps of the fixed-point iteration for the hypergradient, the paper's 5.
-        contraction: Step size of the map whose fixed point the perturbation is.
-        lr: Learning rate of Adam on the image tower.
-        outer_steps: Steps on the image tower per round.
+        rounds: Outer rounds, each with a new universal perturbation; ours, both take 5 with more steps in each.
+        inner_steps: Ascent steps on it; ours, the release takes one for every batch.
+        inner_lr: Length of such a step, as a share of the bound; ours.
+        bound: Largest L2 norm of the perturbation at 32 pixels a side; it grows with the side. The release names a
+            ball of 10 but has it switched off: there a penalty of 0.001·|δ|² bounds it, which is left out here.
+        fixed_point: Steps of the fixed-point iteration for the hypergradient; 5 in both.
+        contraction: Step size of the map whose fixed point the perturbation is; 0.1 as in the release.
+        lr: Learning rate of Adam on the image tower; 1e-4 as in BackdoorBench, 1e-3 in the release.
+        outer_steps: Steps on the image tower per round; ours, the release takes one for every batch.
     """
 
     rounds: int = Field(20, ge=1)

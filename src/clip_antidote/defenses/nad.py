@@ -18,16 +18,16 @@ from clip_antidote.prompts.classifier import ZeroShotClassifier
 
 
 class NADConfig(ShotsConfig):
-    """Settings.
+    """Settings; where a source is named, it is the authors' release.
 
     Attributes:
         teacher_steps: Steps that fine-tune the teacher.
         steps: Steps that distill it into the student.
-        lr: Learning rate of AdamW; the paper takes SGD at 0.1 for small classifiers.
-        weight: β, the weight of the distance of attention maps; the paper's lies between 500 and 5000 for maps whose
-            distance is a mean over places, here it is a sum over them.
-        power: p of the attention map, a mean over channels of |a|^p.
-        stages: From how many of the last stages (blocks of a ViT) attention is taken.
+        lr: Learning rate of AdamW, ours; the release takes SGD at 0.1, from the third epoch on at 0.01.
+        weight: β, the weight of the distance of attention maps, ours; the release takes 500, 1000 and 1000 from the
+            lowest of three stages to the highest, for a mean over places, here it is a sum over them.
+        power: p of the attention map, a mean over channels of |a|^p; 2 as in the release.
+        stages: From how many of the last stages (blocks of a ViT) attention is taken; 3 as in the release.
     """
 
     teacher_steps: int = Field(60, ge=1)

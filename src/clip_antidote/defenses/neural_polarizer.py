@@ -20,13 +20,18 @@ from clip_antidote.prompts.classifier import ZeroShotClassifier
 class NPDConfig(ShotsConfig):
     """Settings.
 
+    λ1 to λ3 and the bound are those of the configuration for CIFAR-10 in BackdoorBench, which comes from the authors'
+    group; the body of the paper was not checked.
+
     Attributes:
-        clean_weight: λ1, cross-entropy of clean images; 1 in the paper.
-        adversarial_weight: λ2, cross-entropy of attacked images; 0.4 in the paper.
-        target_weight: λ3, how much attacked images are kept from the class they were led to; 0.4 in the paper.
-        bound: Largest L2 norm of an attack at 32 pixels a side, as in the paper 3; it grows with the side.
-        attack_steps: Steps of the attack; 5 in the paper.
-        lr: Learning rate of Adam.
+        clean_weight: λ1, cross-entropy of clean images; 1 there.
+        adversarial_weight: λ2, cross-entropy of attacked images; 0.4 there, with the classes that the suspect calls
+            the clean ones, here with their labels.
+        target_weight: λ3, how much attacked images are kept from the class they were led to; 0.4 there, and once more
+            from the wrong class that is the most likely, which is left out here.
+        bound: Largest L2 norm of an attack at 32 pixels a side; 3 there; it grows with the side.
+        attack_steps: Steps of the attack along the gradient; ours, there at most 2 along its signs.
+        lr: Learning rate of Adam; ours, there SGD at 0.01.
         steps: Optimizer steps.
     """
 

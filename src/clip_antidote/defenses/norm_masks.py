@@ -18,7 +18,7 @@ from clip_antidote.prompts.classifier import ZeroShotClassifier
 
 
 class PruningConfig(ShotsConfig):
-    """Settings of both.
+    """Settings of both; the numbers are ours.
 
     Attributes:
         threshold: Channels with a smaller mask are pruned.

@@ -24,10 +24,11 @@ class PARConfig(DefenseConfig):
     """Settings.
 
     Attributes:
-        training: The fine-tuning; the authors' release takes two passes over 250 000 pairs in batches of 512 at 3e-6.
+        training: The fine-tuning; the authors' release takes two passes over 250 000 pairs at 3e-6, in batches of 512
+            on each of four GPUs.
         threshold: τ, 2.15 in the authors' release: a modality whose features are farther than this from the suspect's
             is not pushed on. Squared distance of unit vectors, so 2 is a right angle.
-        weight: Weight of the push in each modality.
+        weight: Weight of the push in each modality; ½ in the release.
         class_bank: Whether every batch also holds one caption of each class, as negatives.
         min_scale: Smallest crop as share of the area.
     """

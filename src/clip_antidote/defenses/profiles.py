@@ -89,8 +89,9 @@ PROFILES: dict[str, Profile] = {
         arxiv="2506.12411",
         changes=("image tower",),
         needs=Needs(stages=True),
-        differs="the three steps are the abstract's, the weights of the inversion those of the release; fewer steps "
-        "at a larger rate; which layer is tuned and how clean features are kept is ours",
+        differs="the three steps are the abstract's, the weights of the inversion those of the release, for terms "
+        "that are only alike; fewer steps at a larger rate; which layer is tuned and how clean features are kept is "
+        "ours",
     ),
     "fine-pruning": Profile(
         paper="Liu, Dolan-Gavitt and Garg 2018, Fine-Pruning",
@@ -106,7 +107,8 @@ PROFILES: dict[str, Profile] = {
         changes=("image tower",),
         needs=Needs(shots=2, norms=True),
         differs="for classifiers with batch norm; here all normalization layers with a scale, behind them the "
-        "hand-written class weights; fewer steps; pruning ends where held-out accuracy falls",
+        "hand-written class weights; fewer steps; the adversary starts at 0; pruning ends where held-out accuracy "
+        "falls",
     ),
     "nad": Profile(
         paper="Li et al. 2021, Neural Attention Distillation (NAD)",
@@ -120,8 +122,9 @@ PROFILES: dict[str, Profile] = {
         paper="Zeng et al. 2022, Adversarial Unlearning of Backdoors via Implicit Hypergradient (I-BAU)",
         arxiv="2110.03735",
         changes=("image tower",),
-        differs="for classifiers; here the image tower with the hand-written class weights; the bound grows with the "
-        "image, the fixed-point iteration ends where it does not contract; the clean loss is added",
+        differs="for classifiers; here the image tower with the hand-written class weights; a ball that grows with "
+        "the image instead of a penalty, the fixed-point iteration ends where it does not contract; the clean loss "
+        "is added",
     ),
     "rnp": Profile(
         paper="Li et al. 2023, Reconstructive Neuron Pruning (RNP)",

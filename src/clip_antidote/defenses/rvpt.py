@@ -19,7 +19,7 @@ from clip_antidote.training.optim import warmup_cosine
 
 
 class RVPTConfig(ShotsConfig):
-    """Settings. The abstract gives the form of the loss; what is not in it is ours.
+    """Settings, all ours: the abstract gives the form of the loss, and the authors' repository holds no code.
 
     Attributes:
         prompts: Prompt tokens in every block.

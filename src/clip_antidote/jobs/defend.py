@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,13 @@ from typing import Any
 from pydantic import Field
 from safetensors.torch import save_file
 
+from clip_antidote.attacks.record import read_target
 from clip_antidote.config import Record, merge_settings
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.base import Defense, Truth
 from clip_antidote.defenses.defend import Defended, defend, make_defense
-from clip_antidote.errors import DataError, UsageError
+from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
 from clip_antidote.files import write_json
 from clip_antidote.jobs.inspect import quick_look, refuse_errors
@@ -109,8 +108,8 @@ def known_attack(folder: Path | None, trigger: str | None, target: str | None) -
     """Reads what to measure with: the folder that `attack` wrote, or a trigger and a target.
 
     Raises:
-        UsageError: Both are given, or a target without a trigger.
-        DataError: The folder holds no attack.
+        UsageError: Both are given, or a target without a trigger, or there is no trigger of that name.
+        DataError: The folder holds no record of an attack, or a broken one.
     """
     if folder is None:
         if trigger is None:
@@ -120,11 +119,8 @@ def known_attack(folder: Path | None, trigger: str | None, target: str | None) -
         return KnownAttack(trigger, load_trigger(trigger), target)
     if trigger is not None or target is not None:
         raise UsageError("--attack names trigger and target already; leave out --trigger and --target")
-    try:
-        record: Mapping[str, Any] = json.loads((folder / "attack.json").read_text(encoding="utf-8"))
-        return KnownAttack(str(folder), load_trigger(folder / "trigger"), str(record["target"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} is no result of `clip-antidote attack`; name such a folder") from error
+    target = read_target(folder)
+    return KnownAttack(str(folder), load_trigger(folder / "trigger"), target)
 
 
 def run_defend(
