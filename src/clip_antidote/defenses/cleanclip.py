@@ -34,8 +34,8 @@ class CleanCLIPConfig(Config):
         training: The fine-tuning; batches of 64 as in the authors' release, which takes ten epochs at 1e-5. Its rate
             is that of no choice.
         rates: Learning rates to choose from: the one with the best accuracy on held-out shots, the largest of these
-            where several are equal. Empty for the rate of `training`. The paper chooses by clean accuracy too, from
-            rates for another size of model; these are an eighth to all of the rate of the attacks' own training.
+            where several are equal. Empty for the rate of `training`. Rates and choice are ours: these are an eighth
+            to all of the rate of the attacks' own training.
         self_supervision: Weight of each of the two losses within a modality, where the release has ½; 0 is plain
             fine-tuning (FT).
         class_bank: Whether every batch also holds one caption of each class, as negatives.
