@@ -12,7 +12,9 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
+from clip_antidote.errors import UnsupportedError
 from clip_antidote.models.encoding import autocast
+from clip_antidote.models.layers import LayerFeatures, Stage, in_order, tapped
 from clip_antidote.progress import track
 
 
@@ -101,6 +103,26 @@ class DualEncoder(nn.Module, ABC):
     def raw_image_features(self, images: torch.Tensor) -> torch.Tensor:
         """Encodes images [N, 3, S, S] in [0, 1] to features [N, D] as the tower gives them, of any length."""
         return self._image_features((images - self.image_mean) / self.image_std).float()
+
+    def stages(self) -> list[Stage]:
+        """The stages of the image tower whose features can be taken; none where they are not known."""
+        return []
+
+    def encode_layers(self, images: torch.Tensor) -> LayerFeatures:
+        """Encodes images [N, 3, S, S] in [0, 1] once, and keeps what the stages of the tower say beside the feature.
+
+        Raises:
+            UnsupportedError: The stages of this kind of tower are not known.
+        """
+        stages = self.stages()
+        if not stages:
+            raise UnsupportedError(
+                f"the inner layers of the image tower of this {type(self).__name__} are not known; use a ResNet, a "
+                "ViT or a tower of timm"
+            )
+        with tapped(stages) as taken:
+            final = self.encode_images(images)
+        return LayerFeatures(in_order(taken, len(stages)), final)
 
     def encode_token_embeddings(self, embeddings: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Encodes token embeddings to unit features.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from clip_antidote.models.hf_config import LEGACY_END
+from clip_antidote.models.layers import Stage
 from clip_antidote.models.wrapped import Tokenizer, WrappedEncoder
 
 
@@ -40,6 +41,10 @@ class HFEncoder(WrappedEncoder):
 
     def _image_features(self, normalized: torch.Tensor) -> torch.Tensor:
         return _features(self.model.get_image_features(pixel_values=normalized))
+
+    def stages(self) -> list[Stage]:
+        prefix = 1 if self.causal else 0  # SigLIP has no class token
+        return [Stage(layer, "NLC", prefix) for layer in self.model.vision_model.encoder.layers]
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         embedded: torch.Tensor = self._embedding()(token_ids)

@@ -10,6 +10,7 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 
 from clip_antidote.errors import UnsupportedError
+from clip_antidote.models.layers import Stage, open_clip_stages
 from clip_antidote.models.wrapped import Tokenizer, WrappedEncoder
 
 
@@ -45,6 +46,9 @@ class OpenCLIPEncoder(WrappedEncoder):
         # Convolutions on CPUs are faster so; weights stay as they are, since safetensors wants them contiguous.
         features: torch.Tensor = self.model.encode_image(normalized.contiguous(memory_format=torch.channels_last))
         return features
+
+    def stages(self) -> list[Stage]:
+        return open_clip_stages(self.model.visual)
 
     def embed_tokens(self, token_ids: torch.Tensor) -> torch.Tensor:
         embedded: torch.Tensor = _text_tower(self.model).token_embedding(token_ids)
