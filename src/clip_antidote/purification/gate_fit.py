@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -107,11 +107,16 @@ def _direction(
     return direction
 
 
+def flip_rate(features: torch.Tensor, weights: torch.Tensor, target: int) -> float:
+    """Share of unit features [n, D] that class weights [C, D] call the target."""
+    return float(((features @ weights.T).argmax(1) == target).float().mean())
+
+
 def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.Tensor]]:
     """Keeps the dummies that send at least `min_flip` of the images to the target; all where none does."""
     kept: dict[str, list[torch.Tensor]] = {}
     for family, parts in data.dummies.items():
-        flips = [float(((part @ data.weights.T).argmax(1) == data.target).float().mean()) for part in parts]
+        flips = [flip_rate(part, data.weights, data.target) for part in parts]
         chosen = [part for part, flip in zip(parts, flips, strict=True) if flip >= min_flip]
         if chosen:
             kept[family] = chosen
@@ -134,10 +139,18 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
     Raises:
         DataError: Nothing differs: not the images of the target, and not those with the dummies.
     """
-    dummies = useful_dummies(data, min_flip=config.min_flip)
+    return fit_families(replace(data, dummies=useful_dummies(data, min_flip=config.min_flip)), config)
+
+
+def fit_families(data: GateData, config: GateConfig) -> Gate:
+    """Fits the gate to all dummies it is given, see `fit_gate`; features may be those of an inner layer.
+
+    Raises:
+        DataError: Nothing differs.
+    """
     within = scatter(data.features, data.labels)
     directions, offsets = [], []
-    for parts in dummies.values():
+    for parts in data.dummies.values():
         family = _Family.of(parts)
         direction = _direction(data.views, family, within, data, config)
         low = torch.stack([(part @ direction).quantile(DUMMIES_END) for part in parts]).amax()

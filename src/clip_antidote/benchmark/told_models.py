@@ -1,0 +1,88 @@
+"""Poisoned models whose truth is known, purified with their target told and their trigger not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clip_antidote.data.images import LabelledImages
+from clip_antidote.detection.scan import invert_targets
+from clip_antidote.detection.search import SearchResult, TargetSource
+from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.views import Observation
+from clip_antidote.models import DualEncoder
+from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.pipeline import purify
+from clip_antidote.triggers import Trigger, load_trigger
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A poisoned model whose truth is known.
+
+    Attributes:
+        name: Its name.
+        facts: Tower and attack.
+        target: Name of the true target.
+        spec: Where it is loaded from.
+        trigger: Its trigger.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    target: str
+    spec: str
+    trigger: Trigger
+
+    @property
+    def folder(self) -> str:
+        """Its name as a name of files."""
+        return self.name.replace(":", "-")
+
+
+def read_suspects(population: str, names: list[str]) -> list[Suspect]:
+    """The poisoned models of a population that passed their implant check, or the embedded one ("demo")."""
+    if population == "demo":
+        facts = {"tower": "resnet", "attack": "badnet"}
+        return [Suspect("demo:badnet", facts, "hat", "demo:badnet", load_trigger("badnet"))]
+    root = Path(population)
+    rows = [json.loads(line) for line in (root / "models.jsonl").read_text().splitlines()]
+    return [
+        Suspect(
+            row["name"],
+            {"tower": row["tower"], "attack": row["attack"]},
+            row["target"],
+            f"local-dir:{root / 'models' / row['name']}",
+            load_trigger(root / "models" / row["name"] / "trigger"),
+        )
+        for row in rows
+        if row["kind"] == "poisoned" and not row["further"]
+        if row["name"] in names or (not names and row["implant_check"] == "passed")
+    ]
+
+
+def told(label: int) -> TargetSource:
+    """A source that is told the target and finds its dummies as `purify` does."""
+
+    def find(seen: Observation, config: InversionConfig, seed: int) -> SearchResult:
+        return SearchResult((label,), (label,), invert_targets(seen, [label], config, seed=seed))
+
+    return find
+
+
+def purified_model(
+    model: DualEncoder, shots: LabelledImages, label: int, config: CBPTConfig, kept: Path | None
+) -> PurifiedCLIP:
+    """Purifies a model, or takes it from `kept` where an earlier run left it."""
+    if kept is not None and kept.exists():
+        return PurifiedCLIP.from_pretrained(kept, model=model)
+    with torch.enable_grad():
+        purified = purify(model, shots, config, source=told(label))
+    if kept is not None:
+        purified.save_pretrained(kept)
+    return purified
