@@ -5,10 +5,11 @@
     python benchmarks/image_scores.py demo --data embedded:clothing --out docs/records/image_scores.json
 
 The dummy triggers are those that `purify` finds for the true target: the scores are compared with the target known.
-Clean images are those of the test and validation splits that the clean prompts of the purified model call the target,
-whatever they show, and images of the target that are not among the shots (which the model has been trained on, as it
-has on the shots). Triggered ones are test images of other classes that the same prompts call the target. A score's
-threshold for 5 % false alarms is also put by held-out shots alone. What `--out` holds is not measured again.
+Clean images are those of the target that the clean prompts of the purified model call so: of the test and validation
+splits, and training images that are no shots (which the model has been trained on, as it has on the shots). Clean
+images of other classes that are called the target are counted apart ("others"). Triggered ones are test images of
+other classes that the same prompts call the target. A score's threshold for 5 % false alarms is also put by held-out
+shots alone. What `--out` holds is not measured again; raw scores in `--keep` are not made again.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ def measured(suspect: Suspect, raw: dict[str, Any]) -> list[dict[str, Any]]:
     }
     costs = dict(raw["costs"])
     combine(scores, costs)
+    kinds = [kind.endswith("of the target") for kind, count in raw["clean"].items() for _ in range(count)]
+    scores["others"] = {name: values[~torch.tensor(kinds)] for name, values in scores["clean"].items()}
+    scores["clean"] = {name: values[torch.tensor(kinds)] for name, values in scores["clean"].items()}
     facts = {"model": suspect.name, **suspect.facts, "target": suspect.target}
     rows = [{**facts, "score": name, **figures(name, scores)} for name in scores["clean"]]
     for row in rows:
@@ -145,11 +149,16 @@ def combine(scores: Mapping[str, Scored], costs: dict[str, int]) -> None:
 
 
 def figures(name: str, scores: Mapping[str, Scored]) -> dict[str, Any]:
-    """AUC, what is found at 1 and 5 % false alarms, and what a threshold by held-out shots, or the gate's, does."""
+    """AUC, what is found at 1 and 5 % false alarms, and what a threshold by held-out shots, or the gate's, does.
+
+    Under blameless changes, clean images of the target and others are not told apart.
+    """
     clean, triggered = scores["clean"][name], scores["triggered"][name]
     out: dict[str, Any] = {"auc": round(roc_auc(clean, triggered), 4)}
     for share in (0.01, 0.05):
         out[f"found_at_{share}"] = round(found_at(clean, triggered, false_alarms=share), 4)
+    if len(scores["others"][name]):
+        out["auc_others"] = round(roc_auc(scores["others"][name], triggered), 4)
     thresholds = {}
     if name in scores[HELD[0]]:
         thresholds["held_out"] = float(scores[HELD[0]][name].quantile(0.95))
@@ -161,6 +170,8 @@ def figures(name: str, scores: Mapping[str, Scored]) -> dict[str, Any]:
         }
         blameless = [share for other, share in over.items() if other in SHIFTS]
         out[kind] = {"found": round(over["triggered"], 4), "false_alarms": round(over["clean"], 4)}
+        if len(scores["others"][name]):
+            out[kind]["others"] = round(over["others"], 4)
         if blameless:
             out[kind]["shifted"] = round(mean(blameless), 4)
     return out

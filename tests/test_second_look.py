@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,3 +153,17 @@ def test_images_and_cached_features_are_answered_alike(
     with torch.inference_mode():
         answer = purified(triggered).argmax(1)
     assert (answer == called[:30]).sum() >= 29, "bf16 in other batches may turn a tie"
+
+
+def test_a_vote_that_is_decided_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    taken = importlib.import_module("early_stop").taken
+    sure = [[0.9, 0.1, 0.0], [0.8, 0.1, 0.0], [0.1, 0.6, 0.0]]
+    unsure = [[0.1, 0.2, 0.0], [0.3, 0.1, 0.0], [0.0, 0.9, 0.1]]
+    votes = torch.tensor([sure, unsure])
+    answer, views = taken(votes, lead=None)
+    assert answer.tolist() == votes.sum(1).argmax(1).tolist() == [0, 1]
+    assert views.tolist() == [2, 3]  # 1.5 ahead with one view to come; never ahead by more than is to come
+    answer, views = taken(votes, lead=0.15)
+    assert answer.tolist() == [0, 1]
+    assert views.tolist() == [1, 3]
