@@ -23,6 +23,10 @@ from statistics import mean
 from typing import Any
 
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from clip_antidote.benchmark.screened_images import called_target, clean_images, held_out_views
 from clip_antidote.benchmark.store import write_rows
@@ -159,6 +163,8 @@ def figures(name: str, scores: Mapping[str, Scored]) -> dict[str, Any]:
         out[f"found_at_{share}"] = round(found_at(clean, triggered, false_alarms=share), 4)
     if len(scores["others"][name]):
         out["auc_others"] = round(roc_auc(scores["others"][name], triggered), 4)
+    if name in SCORES.names() and name != "gate" and min(len(clean), len(triggered)) >= 5:
+        out["with_gate"] = with_gate(name, scores)
     thresholds = {}
     if name in scores[HELD[0]]:
         thresholds["held_out"] = float(scores[HELD[0]][name].quantile(0.95))
@@ -175,6 +181,21 @@ def figures(name: str, scores: Mapping[str, Scored]) -> dict[str, Any]:
         if blameless:
             out[kind]["shifted"] = round(mean(blameless), 4)
     return out
+
+
+def with_gate(name: str, scores: Mapping[str, Scored]) -> dict[str, float]:
+    """What the gate and this score tell apart together, at best: fitted to the test images themselves, out of fold.
+
+    An upper bound of what the score knows beyond the gate, not a method: a defender has no triggered images.
+    """
+    pairs = [torch.stack([scores[kind][key] for key in ("gate", name)], 1) for kind in ("clean", "triggered")]
+    truth = torch.arange(2).repeat_interleave(torch.tensor([len(pair) for pair in pairs]))
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    found = cross_val_predict(fitted, torch.cat(pairs).numpy(), truth.numpy(), cv=folds, method="decision_function")
+    clean, triggered = (torch.as_tensor(found)[truth == side] for side in (0, 1))
+    shares = {f"found_at_{share}": found_at(clean, triggered, false_alarms=share) for share in (0.01, 0.05)}
+    return {key: round(value, 4) for key, value in {"auc": roc_auc(clean, triggered), **shares}.items()}
 
 
 def main() -> None:
