@@ -38,7 +38,7 @@ from clip_antidote.training.loop import TrainingConfig
 from conftest import SMALL, Cli, draw_photos
 
 FAST = {
-    "inversion": {"survey": {"steps": 2, "second_steps": 2}, "final_steps": 2},
+    "inversion": {"survey": {"steps": 2, "second_steps": 2, "wave_most": 1}, "final_steps": 2},
     "tuning": {"steps": 4},
     "precision": "fp32",
     "pool": 20,
@@ -134,11 +134,13 @@ def test_an_inversion_that_diverges_names_its_step(small_model: OpenCLIPEncoder)
         def negatives(self, labels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
             return super().negatives(labels, clean) * math.nan
 
-    settings = InversionConfig(survey=SurveyConfig(steps=2, second_steps=2), final_steps=2)
+    settings = InversionConfig(survey=SurveyConfig(steps=2, second_steps=2, wave_most=1), final_steps=2)
     with pytest.raises(ModelError, match=r"surveying classes \(mask.*\): the loss is not finite at step 1; look at"):
         search_targets(seen, settings, 0, inverter=Broken)
     with pytest.raises(ModelError, match="the loss is not finite"):
-        search_targets(seen, InversionConfig(temperature=1e-45, survey=SurveyConfig(steps=2, second_steps=2)), 0)
+        search_targets(
+            seen, InversionConfig(temperature=1e-45, survey=SurveyConfig(steps=2, second_steps=2, wave_most=1)), 0
+        )
 
 
 def test_an_inversion_without_any_loss_is_a_number(
@@ -152,7 +154,7 @@ def test_an_inversion_without_any_loss_is_a_number(
 
     monkeypatch.setattr(Inverter, "stats", perfect)
     seen = observe(small_model, shots(noise()), config())
-    survey = survey_classes(seen, InversionConfig(survey=SurveyConfig(steps=1, second_steps=1)), seed=0)
+    survey = survey_classes(seen, InversionConfig(survey=SurveyConfig(steps=1, second_steps=1, wave_most=1)), seed=0)
     found = outlier_scores(survey.values)
     assert found["mask_objective"].isfinite().all()
     assert int(found["mask_objective"].argmax()) == 0

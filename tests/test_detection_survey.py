@@ -17,7 +17,7 @@ from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
 
-SHORT = SurveyConfig(steps=3, second_steps=3)
+SHORT = SurveyConfig(steps=3, second_steps=3, wave_most=1)
 
 
 def survey(model: DualEncoder, shots: LabelledImages, config: SurveyConfig = SHORT) -> Survey:

@@ -168,7 +168,12 @@ def test_every_way_to_name_the_folder_gives_the_same(made: tuple[Path, Any], enc
 
 
 STEPS = {
-    "inversion": {"batch_size": 4, "survey": {"steps": 2, "second_steps": 2}, "final_steps": 2, "alarm": 1.0},
+    "inversion": {
+        "batch_size": 4,
+        "survey": {"steps": 2, "second_steps": 2, "wave_most": 1},
+        "final_steps": 2,
+        "alarm": 1.0,
+    },
     "tuning": {"steps": 3},
     "gate": {"target_views": 4, "min_flip": 0.0},
     "pool": 16,

@@ -63,7 +63,10 @@ def test_modes_and_flags_of_the_model_stay_as_they_were(
     flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
     assert len(set(modes.values())) == len(set(flags.values())) == 2
     config = CBPTConfig.build(
-        {"inversion": {"survey": {"steps": 1, "second_steps": 1}, "final_steps": 1}, "tuning": {"steps": 1}}
+        {
+            "inversion": {"survey": {"steps": 1, "second_steps": 1, "wave_most": 1}, "final_steps": 1},
+            "tuning": {"steps": 1},
+        }
     )
     result = purify(small_model, train_images.sample_shots(1, seed=0), config.model_copy(update={"pool": 20}))
     result(torch.rand(2, 3, 32, 32, requires_grad=True)).sum().backward()
