@@ -31,7 +31,7 @@ from clip_antidote.versions import library_versions
 ORDER = (5, 10, 0, 15, 1, 9, 3, 7, 20, 2, 4, 6, 8, 11, 19, 13, 17, 12, 14, 16, 18)
 """Of the 21 views: the center crops first, then the mirror image, then corners across."""
 
-LEADS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+LEADS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 IMAGES = 250
 
 

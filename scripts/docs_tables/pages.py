@@ -11,6 +11,7 @@ import from_benchmarks  # noqa: F401
 import from_grid  # noqa: F401
 import from_population  # noqa: F401
 import from_registry  # noqa: F401
+import from_scores  # noqa: F401
 from source import TABLES, Records
 
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(^<!-- /table -->$)", re.DOTALL | re.MULTILINE)
