@@ -15,7 +15,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.jobs.explain import Explainer, gather_triggers, load_explainer
-from clip_antidote.models import DualEncoder
+from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.other_views import encode_views, other_views, view_names
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
@@ -172,7 +172,7 @@ def test_images_are_read_as_for_evaluation(purified: PurifiedCLIP) -> None:
 
 
 def test_it_is_loaded_from_a_folder(purified: PurifiedCLIP, model_folder: str, tmp_path: Path) -> None:
-    purified.model.spec, purified.model.sha256 = model_folder, ""
+    purified.model.spec, purified.model.sha256 = model_folder, load_model(model_folder).sha256
     purified.save_pretrained(tmp_path / "artefact")
     explainer = load_explainer(tmp_path / "artefact", ["blended"])
     assert list(explainer.triggers) == ["blended", "dummy 00-patch"]
