@@ -164,6 +164,7 @@ def test_what_is_more_likely_clean_is_not_suspicious_however_few_clean_models_li
     assert is_suspicious(0.1, 0.05, 0.05)
     assert not is_suspicious(-0.1, 0.05, 0.05)
     assert not is_suspicious(0.1, 0.051, 0.05)
+    assert is_suspicious(-0.1, 1.0, 1.0), "an alarm of 1 is asked for by who wants every model accused"
     verdict = judged(*[-99.0] * 19, alarm=0.05, weights={"any": 0.1})
     assert verdict.p_value == 0.05
     assert verdict.score < 0

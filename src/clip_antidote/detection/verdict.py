@@ -134,9 +134,9 @@ def is_suspicious(score: float, p_value: float, alarm: float) -> bool:
     """Whether few clean models look as suspicious, and a backdoor is more likely than none.
 
     A clean model of an unusual kind may lie above most clean ones of the population, and still have more that speaks
-    for it than against it.
+    for it than against it. An alarm of 1 accuses every model.
     """
-    return p_value <= alarm and score > 0
+    return p_value <= alarm and (score > 0 or alarm >= 1)
 
 
 def judge_score(score: float, classes: int, shots: float, fitted: FittedEvidence) -> tuple[float, int]:
