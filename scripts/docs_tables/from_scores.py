@@ -76,8 +76,10 @@ def _at(records: Records, kind: str, *, with_shifts: bool) -> str:
             for one in own
         ]
         shifts = [one["shifted"] for one in own if "shifted" in one]
-        rows.append([name, *cells, *([] if with_shifts else [mean_percent([mean(shifts)]) if shifts else ""])])
-    return markdown(["score", *found, *([] if with_shifts else ["under blameless changes"])], rows)
+        averages = [mean_percent(one[key] for one in own) for key in ("found", "false_alarms")]
+        rows.append([name, *cells, *averages, mean_percent([mean(shifts)]) if shifts else ""])
+    heads = ["mean found", "mean false alarms", "mean under blameless changes"]
+    return markdown(["score", *found, *heads], rows)
 
 
 @table("image-scores-layers")
