@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from scipy.stats import norm
 
+from clip_antidote.attacks.record import read_target
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
@@ -68,8 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     models: list[tuple[str, str, str | None]] = [(spec, spec, None) for spec in options.clean]
     for folder in options.folders:
-        record = folder / "attack.json"
-        target = json.loads(record.read_text(encoding="utf-8"))["target"] if record.exists() else None
+        target = read_target(folder) if (folder / "attack.json").exists() else None
         models.append((folder.name, f"local-dir:{folder}", target))
     rows = []
     for name, spec, target in models:

@@ -32,6 +32,7 @@ from clip_antidote.benchmark.screened_images import called_target, clean_images,
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.benchmark.told_models import Suspect, purified_model, read_suspects
 from clip_antidote.data.folders import load_images
+from clip_antidote.evaluation.roc import found_at, roc_auc
 from clip_antidote.files import write_json
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.models import DualEncoder, load_model
@@ -42,7 +43,6 @@ from clip_antidote.screening import SCORES
 from clip_antidote.screening.combination import Calibration
 from clip_antidote.screening.held_out import Scored, fit_scores, held_out_scores, score_all
 from clip_antidote.screening.material import gather_material
-from clip_antidote.screening.measures import found_at, roc_auc
 from clip_antidote.screening.probe import Probe
 from clip_antidote.versions import library_versions
 from domain_shift import SHIFTS

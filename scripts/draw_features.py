@@ -9,7 +9,6 @@ before and after; what changes is where they are called the target, and that is 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.manifold import TSNE
 
+from clip_antidote.attacks.record import read_target
 from clip_antidote.data.folders import load_images
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="prefix of the two files")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    target = json.loads((options.suspect / "attack.json").read_text(encoding="utf-8"))["target"]
+    target = read_target(options.suspect)
     model, trigger = load_model(f"local-dir:{options.suspect}"), load_trigger(options.suspect / "trigger")
     purified = purify(model, load_images(options.data, shots=16, seed=options.seed), CBPTConfig(seed=options.seed))
     hand = ZeroShotClassifier.from_templates(model, purified.classes)

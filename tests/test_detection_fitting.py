@@ -14,12 +14,10 @@ from sklearn.metrics import roc_auc_score
 from clip_antidote.benchmark.judging import (
     Case,
     area_interval,
-    area_under_roc,
     fit_cases,
     judge_unseen,
     mask_deviation,
     read_judgments,
-    true_positives,
 )
 from clip_antidote.benchmark.population import ModelRecord
 from clip_antidote.benchmark.survey_file import read_kept
@@ -30,6 +28,7 @@ from clip_antidote.detection.fitting import Example, cross_entropies, fit_eviden
 from clip_antidote.detection.statistics import STATISTICS
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
+from clip_antidote.evaluation.roc import found_at, roc_auc
 from conftest import Cli
 
 CLASSES = 20
@@ -112,7 +111,7 @@ def test_no_model_is_judged_by_evidence_that_saw_its_tower() -> None:
     assert len(judged) == len(cases)
     clean = [j.scores["evidence"] for j in judged if j.attack is None]
     poisoned = [j.scores["evidence"] for j in judged if j.attack]
-    assert area_under_roc(clean, poisoned) > 0.9
+    assert roc_auc(clean, poisoned) > 0.9
     assert all(j.named["evidence"] for j in judged if j.attack)
     fitted = fit_cases([c for c in cases if c.model.tower != "a"], "by hand")
     assert {model.tower for model in fitted.null} == {"b", "c"}
@@ -148,15 +147,15 @@ def test_area_under_roc_is_that_of_scikit_learn() -> None:
     clean = torch.randn(30, generator=generator).round(decimals=1).tolist()
     poisoned = (torch.randn(20, generator=generator) + 1).round(decimals=1).tolist()
     expected = roc_auc_score([0] * 30 + [1] * 20, clean + poisoned)
-    assert area_under_roc(clean, poisoned) == pytest.approx(expected)
+    assert roc_auc(clean, poisoned) == pytest.approx(expected)
     low, high = area_interval(clean, poisoned)
     assert low < expected < high
 
 
 def test_true_positives_by_hand() -> None:
     clean = [float(i) for i in range(20)]
-    assert true_positives(clean, [17.5, 18.5, 19.5, 25.0], 0.05) == 0.75
-    assert true_positives(clean, [17.5, 18.5, 19.5, 25.0], 0.0) == 0.5
+    assert found_at(clean, [17.5, 18.5, 19.5, 25.0], false_alarms=0.05) == 0.75
+    assert found_at(clean, [17.5, 18.5, 19.5, 25.0], false_alarms=0.0) == 0.5
 
 
 def test_the_deviation_of_masks_by_hand() -> None:

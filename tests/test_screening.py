@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.scan import invert_targets
+from clip_antidote.evaluation.roc import found_at, roc_auc
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.layers import LayerFeatures
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -29,7 +30,6 @@ from clip_antidote.screening.held_out import fit_scores, held_out_scores, score_
 from clip_antidote.screening.mahalanobis import Mahalanobis, MahalanobisConfig
 from clip_antidote.screening.masking import Masking, MaskingConfig
 from clip_antidote.screening.material import Material, gather_material
-from clip_antidote.screening.measures import found_at, roc_auc
 from clip_antidote.screening.probe import Probe
 from clip_antidote.screening.rank_trajectory import RankConfig, RankTrajectory, TubeTrajectory
 from clip_antidote.screening.scale_up import ScaleUp

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from clip_antidote.benchmark.judging import Judgment, area_interval, area_under_roc, true_positives
+from clip_antidote.benchmark.judging import Judgment, area_interval
 from clip_antidote.benchmark.tables import markdown, mean_percent
 from clip_antidote.detection.verdict import ALARM, is_suspicious
 from clip_antidote.evaluation.metric_table import MISSING
+from clip_antidote.evaluation.roc import found_at, roc_auc
 
 OURS = "evidence"
 
@@ -67,7 +68,7 @@ def area(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str) -> 
         return MISSING
     scores = [[j.scores[rule] for j in group] for group in (clean, poisoned)]
     low, high = area_interval(*scores)
-    return f"{area_under_roc(*scores):.3f} [{low:.3f}, {high:.3f}]"
+    return f"{roc_auc(*scores):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _split(judgments: Sequence[Judgment]) -> tuple[list[Judgment], list[Judgment]]:
@@ -78,7 +79,7 @@ def _split(judgments: Sequence[Judgment]) -> tuple[list[Judgment], list[Judgment
 def _detected(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str, rate: float) -> float | None:
     if not clean or not poisoned:
         return None
-    return true_positives([j.scores[rule] for j in clean], [j.scores[rule] for j in poisoned], rate)
+    return found_at([j.scores[rule] for j in clean], [j.scores[rule] for j in poisoned], false_alarms=rate)
 
 
 def main_look(judgments: Sequence[Judgment]) -> list[Judgment]:

@@ -17,16 +17,15 @@ from clip_antidote.benchmark.surveys import SurveyRecord, as_tensors
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
+from clip_antidote.detection.probes import PROBES
 from clip_antidote.detection.scores import class_scores, disagreement
 from clip_antidote.detection.search import choose_guarded, most_guarded
 from clip_antidote.detection.statistics import outlier_scores
 from clip_antidote.detection.survey import Survey
 from clip_antidote.errors import DataError, UsageError
+from clip_antidote.evaluation.roc import roc_auc
 from clip_antidote.files import write_json
 from clip_antidote.inversion.config import InversionConfig
-
-PROBES = ("wave_flips", "noise_flips", "warp_flips")
-"""Statistics that take no inversion and no text but the class weights."""
 
 RESAMPLES = 2000
 """Bootstrap samples behind an interval."""
@@ -193,24 +192,11 @@ def _loss(scores: torch.Tensor, target: int | None) -> float:
     return float(cross_entropies(scores[None], torch.tensor([-1 if target is None else target])))
 
 
-def area_under_roc(clean: Sequence[float], poisoned: Sequence[float]) -> float:
-    """Returns the share of pairs in which the poisoned model scores higher, ties counted half."""
-    pairs = np.asarray(poisoned)[:, None] - np.asarray(clean)[None]
-    return float((pairs > 0).mean() + (pairs == 0).mean() / 2)
-
-
-def true_positives(clean: Sequence[float], poisoned: Sequence[float], false_alarms: float) -> float:
-    """Returns the share of poisoned models above the threshold that at most so many clean ones exceed."""
-    allowed = int(false_alarms * len(clean))
-    threshold = sorted(clean, reverse=True)[allowed]
-    return float((np.asarray(poisoned) > threshold).mean())
-
-
 def area_interval(clean: Sequence[float], poisoned: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
     """Returns the 95 % interval of the area, by resampling models."""
     rng = np.random.default_rng(seed)
     c, p = np.asarray(clean), np.asarray(poisoned)
-    areas = [area_under_roc(rng.choice(c, len(c)).tolist(), rng.choice(p, len(p)).tolist()) for _ in range(RESAMPLES)]
+    areas = [roc_auc(rng.choice(c, len(c)).tolist(), rng.choice(p, len(p)).tolist()) for _ in range(RESAMPLES)]
     low, high = np.quantile(areas, [0.025, 0.975])
     return float(low), float(high)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clip_antidote.benchmark.population import read_population
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.scan import invert_targets
 from clip_antidote.detection.search import SearchResult, TargetSource
@@ -51,18 +51,17 @@ def read_suspects(population: str, names: list[str]) -> list[Suspect]:
         facts = {"tower": "resnet", "attack": "badnet"}
         return [Suspect("demo:badnet", facts, "hat", "demo:badnet", load_trigger("badnet"))]
     root = Path(population)
-    rows = [json.loads(line) for line in (root / "models.jsonl").read_text().splitlines()]
     return [
         Suspect(
-            row["name"],
-            {"tower": row["tower"], "attack": row["attack"]},
-            row["target"],
-            f"local-dir:{root / 'models' / row['name']}",
-            load_trigger(root / "models" / row["name"] / "trigger"),
+            row.name,
+            {"tower": row.tower, "attack": row.attack},
+            row.target,
+            f"local-dir:{root / 'models' / row.name}",
+            load_trigger(root / "models" / row.name / "trigger"),
         )
-        for row in rows
-        if row["kind"] == "poisoned" and not row["further"]
-        if row["name"] in names or (not names and row["implant_check"] == "passed")
+        for row in read_population(root).values()
+        if row.kind == "poisoned" and row.target is not None and not row.further
+        if row.name in names or (not names and row.sound)
     ]
 
 

@@ -18,7 +18,11 @@ from clip_antidote.inversion.config import SurveyConfig
 from clip_antidote.inversion.views import Observation
 from clip_antidote.models.encoding import autocast
 from clip_antidote.progress import track
-from clip_antidote.streams import PROBES
+from clip_antidote.streams import PROBES as FIELDS
+from clip_antidote.triggers.wanet import shifted_grid, warped
+
+PROBES = ("wave_flips", "noise_flips", "warp_flips")
+"""The statistics of the three kinds of distortions, by their names."""
 
 Distortion = Callable[[torch.Tensor], torch.Tensor]
 """Images [N, 3, S, S] in [0, 1] to the same."""
@@ -76,28 +80,19 @@ def warps(size: int, *, shift: float, seed: int) -> Iterator[Distortion]:
         shift: Mean displacement along each axis, as share of the side.
         seed: Seed of the fields.
     """
-    rows = torch.linspace(-1, 1, size)
-    y, x = torch.meshgrid(rows, rows, indexing="ij")
-    straight = torch.stack([x, y], dim=-1)
     for field in random_fields(size, (2,), seed=seed):
-        moved = 2 * shift * field / field.abs().mean()
-        yield partial(_move, (straight + moved.permute(1, 2, 0)).clamp(-1, 1)[None])
+        yield partial(warped, shifted_grid(2 * shift * field / field.abs().mean()))
 
 
 def _add(pattern: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return (images + pattern.to(images)).clamp(0, 1)
 
 
-def _move(places: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    grid = places.to(images).expand(len(images), -1, -1, -1)
-    return F.grid_sample(images, grid, mode="bilinear", align_corners=True)
-
-
 def random_fields(size: int, channels: tuple[int, ...], *, seed: int) -> Iterator[torch.Tensor]:
     """Draws random fields [K, size, size] from control grids of every side, for every number K of channels."""
     kinds = [(grid, count) for grid in (*GRIDS, size) for count in channels for _ in range(REPEATS)]
     for number, (grid, count) in enumerate(kinds):
-        control = 2 * torch.rand(1, count, grid, grid, generator=PROBES.generator(seed, number)) - 1
+        control = 2 * torch.rand(1, count, grid, grid, generator=FIELDS.generator(seed, number)) - 1
         yield F.interpolate(control, (size, size), mode="bicubic", align_corners=True)[0]
 
 
@@ -116,14 +111,14 @@ def measure_probes(
         `probe_flips` [C] of each kind, by name.
     """
     size = seen.model.image_size
-    kinds = {
-        "wave_flips": waves(size, most=config.wave_most, bound=config.wave_bound),
-        "noise_flips": noises(size, bound=config.noise_bound, seed=seed),
-        "warp_flips": warps(size, shift=config.warp_shift, seed=seed),
-    }
+    kinds = (
+        waves(size, most=config.wave_most, bound=config.wave_bound),
+        noises(size, bound=config.noise_bound, seed=seed),
+        warps(size, shift=config.warp_shift, seed=seed),
+    )
     return {
         name: probe_flips(seen, list(kind), rows, description=f"probing with {name.partition('_')[0]}s")
-        for name, kind in kinds.items()
+        for name, kind in zip(PROBES, kinds, strict=True)
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.layers import watched
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
@@ -77,16 +78,8 @@ def stages(model: DualEncoder) -> list[nn.Module]:
 def recorded(modules: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
     """Gathers inside the block what these modules give, in the order in which they run, with gradients."""
     outputs: list[torch.Tensor] = []
-
-    def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    handles = [module.register_forward_hook(record) for module in modules]
-    try:
+    with watched(modules, lambda number, output: outputs.append(output)):
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def has_projection(model: DualEncoder) -> bool:

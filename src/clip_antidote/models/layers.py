@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -65,24 +65,40 @@ def whole_parts(features: Sequence[LayerFeatures]) -> LayerFeatures:
 
 
 @contextmanager
-def tapped(stages: Sequence[Stage]) -> Iterator[dict[int, torch.Tensor]]:
-    """Inside the block, what the stages give is pooled and kept by their number; no hook is left after it."""
-    taken: dict[int, torch.Tensor] = {}
+def watched(modules: Sequence[nn.Module], keep: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+    """Inside the block, what these modules give is handed on as they run; no hook is left after it.
 
-    def tap(number: int, stage: Stage) -> Any:
-        def keep(module: nn.Module, given: Any, output: Any) -> None:
-            taken[number] = stage.pooled(output[0] if isinstance(output, tuple) else output)
+    Args:
+        modules: The modules; of a tuple that one gives, the first part counts.
+        keep: Takes the number of a module and what it gave.
+    """
 
-        return stage.module.register_forward_hook(keep)
+    def watch(number: int) -> Any:
+        def hook(module: nn.Module, given: Any, output: Any) -> None:
+            keep(number, output[0] if isinstance(output, tuple) else output)
+
+        return hook
 
     hooks = []
     try:
-        for number, stage in enumerate(stages):
-            hooks.append(tap(number, stage))
-        yield taken
+        for number, module in enumerate(modules):
+            hooks.append(module.register_forward_hook(watch(number)))
+        yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def tapped(stages: Sequence[Stage]) -> Iterator[dict[int, torch.Tensor]]:
+    """Inside the block, what the stages give is pooled and kept by their number."""
+    taken: dict[int, torch.Tensor] = {}
+
+    def keep(number: int, output: torch.Tensor) -> None:
+        taken[number] = stages[number].pooled(output)
+
+    with watched([stage.module for stage in stages], keep):
+        yield taken
 
 
 def in_order(taken: dict[int, torch.Tensor], count: int) -> list[torch.Tensor]:

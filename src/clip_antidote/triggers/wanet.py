@@ -48,12 +48,24 @@ class WaNetTrigger(Trigger):
     def grid(self, height: int, width: int) -> torch.Tensor:
         """Returns where every pixel is taken from [1, height, width, 2]: (x, y) in [-1, 1], corner to corner."""
         field = F.interpolate(self.control(), (height, width), mode="bicubic", align_corners=True)
-        rows, columns = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        shift = self.config.strength / REFERENCE_SIDE * field.permute(0, 2, 3, 1)
-        return (torch.stack([x, y], dim=-1) + shift).clamp(-1, 1)
+        return shifted_grid(self.config.strength / REFERENCE_SIDE * field[0])
 
     def _apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        height, width = images.shape[-2:]
-        grid = self.grid(height, width).to(images).expand(len(images), -1, -1, -1)
-        return F.grid_sample(images, grid, mode="bilinear", align_corners=True)
+        return warped(self.grid(*images.shape[-2:]), images)
+
+
+def shifted_grid(shift: torch.Tensor) -> torch.Tensor:
+    """Where every pixel is taken from [1, height, width, 2], (x, y) in [-1, 1], corner to corner.
+
+    Args:
+        shift: How far pixels are moved in x and y, in the same units [2, height, width].
+    """
+    rows, columns = (torch.linspace(-1, 1, size) for size in shift.shape[1:])
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return (torch.stack([x, y], dim=-1) + shift.permute(1, 2, 0)).clamp(-1, 1)[None]
+
+
+def warped(grid: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Takes the pixels of all images [N, 3, height, width] from the places of a grid, see `shifted_grid`."""
+    places = grid.to(images).expand(len(images), -1, -1, -1)
+    return F.grid_sample(images, places, mode="bilinear", align_corners=True)
