@@ -66,7 +66,7 @@ def measured(suspect: Suspect, data: str, keep: Path) -> dict[str, Any]:
     features = encode_test_images(model, test, trigger=suspect.trigger)
     assert features.triggered is not None
     assert features.look_triggered is not None
-    decision = guard.decide(features.triggered)
+    decision = guard.decide(features.triggered, features.layers_triggered)
     rows = decision.triggered.nonzero().flatten()
     out: dict[str, Any] = {"model": suspect.name, "images": len(test), "stopped": len(rows)}
     if not len(rows):

@@ -25,8 +25,8 @@ from clip_antidote.detection.search import search_targets
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images
 from clip_antidote.purification.config import CBPTConfig, GateConfig
 from clip_antidote.purification.dummies import encode_dummies
-from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.guard import GuardMaterial, fit_guard, guard_material, tune_clean
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.observe import observe
 from clip_antidote.versions import library_versions
 

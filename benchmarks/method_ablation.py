@@ -130,8 +130,9 @@ class Bench:
         found |= self._measured("single", self.test.clean @ weights.T, self.test.triggered @ weights.T)
         guard = fit_guard(guard_material(self.seen, (dummies,), self.clean, self.config), self.config.gate)
         gated = []
-        for features in (self.test.clean, self.test.triggered):
-            clean, _, triggered = guard.decide(features)
+        sides = ((self.test.clean, self.test.layers_clean), (self.test.triggered, self.test.layers_triggered))
+        for features, layers in sides:
+            clean, _, triggered, _ = guard.decide(features, layers)
             tuned = features @ weights.T
             tuned[:, self.target] = -2
             gated.append(torch.where(triggered[:, None], tuned, clean))

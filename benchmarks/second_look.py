@@ -62,7 +62,7 @@ def forms(purified: PurifiedCLIP, images: LabelledImages, trigger: Trigger) -> d
     assert guard is not None
     assert features.triggered is not None
     assert features.look_triggered is not None
-    clean, called, stopped = guard.decide(features.triggered)
+    clean, called, stopped, _ = guard.decide(features.triggered, features.layers_triggered)
     rows = stopped.nonzero().flatten()
     if not len(rows):
         return {}

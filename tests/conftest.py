@@ -24,7 +24,8 @@ from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.pipeline import purify
 from clip_antidote.purification.record import PurificationRecord, ScoreRow
 from clip_antidote.runtime import keep_freed_memory

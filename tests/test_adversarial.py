@@ -14,7 +14,8 @@ from clip_antidote.models import DualEncoder
 from clip_antidote.models.other_views import other_views
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.second_look import second_opinion
 from conftest import sorting_classifier
 

@@ -12,7 +12,7 @@ import torch
 from clip_antidote.errors import DataError
 from clip_antidote.models import DualEncoder
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.guarded_head import GuardedHead
 from conftest import two_gate_classifier
 
 
@@ -64,7 +64,7 @@ def test_the_record_stands_under_one_key(head: PurifiedCLIP, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "has the format 2, this version reads format 3"),
+        ({"format": 2}, "has the format 2, this version reads format 4"),
         ({"format": None}, "has the format None"),
         ({"classes": ["a", "b"]}, "does not fit its 2 classes"),
         ({"sneaked_in": 1}, "sneaked_in"),

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clip_antidote.attacks import implant
-from clip_antidote.attacks.adaptive import AdaptiveAttack, AdaptiveAttackConfig, energy_distance
+from clip_antidote.attacks.adaptive import (
+    AdaptiveAttack,
+    AdaptiveAttackConfig,
+    between,
+    energy_distance,
+    on_own_scale,
+)
 from clip_antidote.attacks.base import PoisonedPairs
 from clip_antidote.attacks.run import run_attack
 from clip_antidote.attacks.sig import SigAttack
+from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import UsageError
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
 from clip_antidote.training.augment import random_crops
+from clip_antidote.triggers.blended import BlendedTrigger
 from clip_antidote.triggers.sig import SigTrigger
 
 
@@ -47,9 +58,46 @@ def test_triggered_images_come_to_look_like_the_target(
     assert distance(5.0) < 0.9 * distance(0.0)
 
 
-def test_without_clean_images_of_the_target_it_says_so(tiny: DualEncoder, train_images: LabelledImages) -> None:
-    from clip_antidote.data.captions import pairs_from_labels
+def test_with_layers_it_minds_every_stage(tiny: DualEncoder, train_images: LabelledImages) -> None:
+    """Descending the loss brings triggered images nearer to the target's at inner layers, without it does not."""
+    pairs = pairs_from_labels(train_images, tiny.tokenize, tiny.image_size, mode=tiny.resize_mode)
+    own = (train_images.labels == train_images.classes.index(TARGET)).nonzero().flatten()
 
+    def distances(*, layers: bool) -> list[float]:
+        """Mean distance over the stages, before and after a few steps."""
+        model, attack = copy.deepcopy(tiny), AdaptiveAttack(AdaptiveAttackConfig(layers=layers, consistency=1.0))
+        data = attack.poison(pairs, ["a hat."], model.tokenize, target_group=int(pairs.groups[own[0]]))
+        extra = attack.extra_loss(model, data)
+        rows = data.pairs.indices(0, attack.config.training.batch_size, attack.config.seed)
+        images = data.pairs.images[rows].float() / 255
+        marked = data.poisoned[rows]
+        images[marked] = BlendedTrigger()(images[marked])
+        batch = PairBatch(images, torch.zeros(1, 1, dtype=torch.long), torch.ones(len(rows), 1, dtype=torch.bool))
+        clean = data.pairs.images[own[:40]].float() / 255
+        optimizer, found = torch.optim.Adam(model.parameters(), lr=1e-4), []
+        for _ in range(4):
+            with torch.no_grad():
+                stages = model.encode_layers(torch.cat([images[marked], clean])).stages
+            count = int(marked.sum())
+            found.append(sum(between(on_own_scale(stage, count), count).item() for stage in stages) / len(stages))
+            optimizer.zero_grad()
+            extra(0, batch).backward()
+            optimizer.step()
+        return found
+
+    minding, other = distances(layers=True), distances(layers=False)
+    assert minding[-1] < minding[0]
+    assert minding[-1] < other[-1]
+
+
+def test_a_stage_is_put_on_the_scale_of_clean_images() -> None:
+    stage = torch.tensor([[3.0, 4.0], [1.0, 0.0], [3.0, 0.0]])  # own mean (2, 0), deviations (sqrt 2, 0)
+    scaled = on_own_scale(stage, 1)
+    torch.testing.assert_close(scaled[1], torch.tensor([-1.0, 0.0]))
+    torch.testing.assert_close(scaled[0], F.normalize(torch.tensor([0.5**0.5, 10.0]), dim=0))
+
+
+def test_without_clean_images_of_the_target_it_says_so(tiny: DualEncoder, train_images: LabelledImages) -> None:
     pairs = pairs_from_labels(train_images, tiny.tokenize, tiny.image_size, mode=tiny.resize_mode, class_bank=False)
     attack = AdaptiveAttack()
     data = attack.poison(pairs, ["a hat."], tiny.tokenize, target_group=None)

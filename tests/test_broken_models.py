@@ -28,8 +28,9 @@ from clip_antidote.models import OpenCLIPEncoder, load_model
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig, GateConfig
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.gate_fit import GateData, fit_gate
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.observe import observe
 from clip_antidote.purification.pipeline import purify
 from clip_antidote.purification.text_repair import TextMap

@@ -19,7 +19,8 @@ from clip_antidote.models import DualEncoder
 from clip_antidote.models.loading import TINY_FOLDER
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.guarded_head import GuardedHead
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ from clip_antidote.errors import UnsupportedError
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.other_views import encode_views, other_views
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.guarded_head import GuardedHead
+from clip_antidote.purification.inner_gates import InnerGates
 from clip_antidote.purification.onnx_export import FixedViews, export_onnx
 from conftest import Cli
 
@@ -87,6 +89,30 @@ def test_a_transformer_with_and_without_stopped_images(
         assert triggered.sum() == (hits if threshold > 0 else 0)
         assert np.allclose(logits, wanted.numpy(), atol=1e-3)
         assert np.allclose(single, purified.single().logits(features).numpy(), atol=1e-3)
+
+
+def test_inner_layers_are_read_in_the_same_pass(small_model: DualEncoder, tmp_path: Path) -> None:
+    purified = guarded(small_model, 0.1)
+    images = noise(small_model)
+    with torch.inference_mode():
+        stages = small_model.encode_layers(images).stages
+    gates = [[Gate(torch.randn(stage.shape[1], 1), torch.zeros(1), 0) for stage in stages]]
+    means, deviations = ({i: form(s, 0) for i, s in enumerate(stages)} for form in (torch.mean, torch.std))
+    assert purified.guard is not None
+    plain = purified.guard.decide(small_model.encode_images(images)).score
+    purified.guard.inner = InnerGates(means, deviations, gates)
+    with torch.inference_mode():
+        encoded = purified.encode(images)
+        decision = purified.guard.decide(encoded.final, encoded.at)
+    assert not torch.allclose(decision.score, plain), "they count"
+    for threshold in decision.score[decision.score.isfinite()].sort().values[:2] + 1e-3:
+        purified.guard.threshold = float(threshold)
+        export_onnx(purified, tmp_path / "small.onnx")
+        logits, triggered, _, _ = run(tmp_path / "small.onnx", images)
+        assert triggered.tolist() == (decision.score < threshold).tolist()
+        with torch.inference_mode():
+            wanted = purified.logits(encoded.final, FixedViews(small_model)(images).__getitem__, encoded.at)
+        assert np.allclose(logits, wanted.numpy(), atol=1e-3)
 
 
 def test_without_gates_both_answers_are_one(small_model: DualEncoder, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.pipeline import purify
 
 
@@ -136,7 +137,8 @@ def test_the_gate_by_hand(small_model: DualEncoder) -> None:
     features[0, 0] = features[1, 1] = 1.0
     features[2, 0], features[2, 2] = 0.6, 0.8
     assert gate.score(features).tolist() == pytest.approx([1.0, 0.0, -0.2])
-    clean, called, triggered = guard.decide(features)
+    clean, called, triggered, score = guard.decide(features)
+    assert score.tolist() == pytest.approx([1.0, float("inf"), -0.2])
     assert torch.equal(clean, features[:, :2])
     assert called.tolist() == [0, 1, 0]
     assert triggered.tolist() == [False, False, True], "only what is called the target is looked at again"
@@ -155,7 +157,7 @@ def test_two_gates_are_kept_apart(small_model: DualEncoder, tmp_path: Path) -> N
     tuned = torch.nn.functional.normalize(torch.randn(16, 3, generator=generator), dim=0)
     purified = PurifiedCLIP(small_model, tuned, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
     features = torch.nn.functional.normalize(torch.randn(200, 16, generator=generator), dim=1)
-    _, called, triggered = guard.decide(features)
+    _, called, triggered, _ = guard.decide(features)
     answer = purified.logits(features).argmax(1)
     for gate in gates:
         own = called == gate.target

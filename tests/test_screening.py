@@ -22,6 +22,7 @@ from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.purification.config import CBPTConfig, GateConfig
 from clip_antidote.purification.gate_fit import GateData, fit_gate, scatter
 from clip_antidote.purification.observe import observe
+from clip_antidote.purification.stage_space import WIDEST, StageSpace
 from clip_antidote.screening import SCORES, material
 from clip_antidote.screening.base import ImageScore, NoSettings
 from clip_antidote.screening.combination import Calibration
@@ -33,7 +34,6 @@ from clip_antidote.screening.material import Material, gather_material
 from clip_antidote.screening.probe import Probe
 from clip_antidote.screening.rank_trajectory import RankConfig, RankTrajectory, TubeTrajectory
 from clip_antidote.screening.scale_up import ScaleUp
-from clip_antidote.screening.stage_space import WIDEST, StageSpace
 from clip_antidote.screening.strip import Strip, StripConfig
 from clip_antidote.triggers import load_trigger
 
@@ -146,8 +146,8 @@ def test_stages_are_put_on_one_scale() -> None:
     final = F.normalize(torch.randn(50, 4, generator=generator), dim=1)
     places = StageSpace.fit(stages, seed=0).places(LayerFeatures(stages, final))
     assert [place.shape[1] for place in places] == [8, WIDEST, 4]
-    for place in places:
-        torch.testing.assert_close(place.norm(dim=1), torch.ones(50))
+    for place, slack in zip(places, (1e-5, 0.02, 1e-5), strict=True):  # a projection nearly keeps lengths
+        torch.testing.assert_close(place.norm(dim=1), torch.ones(50), atol=slack, rtol=0)
     standard = (stages[0] - stages[0].mean(0)) / stages[0].std(0)
     torch.testing.assert_close(places[0], F.normalize(standard, dim=1))
 

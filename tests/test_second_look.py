@@ -19,7 +19,8 @@ from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
 from clip_antidote.models.other_views import encode_views, other_views
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.gate import Gate, GuardedHead
+from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.second_look import second_opinion
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
 
@@ -78,7 +79,7 @@ def test_only_stopped_images_are_looked_at_again(small_model: DualEncoder, tmp_p
         return views[rows]
 
     answer = head.logits(features, look)
-    _, called, triggered = guard.decide(features)
+    _, called, triggered, _ = guard.decide(features)
     assert 0 < len(asked) < 60
     assert asked == triggered.nonzero().flatten().tolist()
     wanted = second_opinion(views[triggered], tuned, called[triggered], small_model.logit_scale)

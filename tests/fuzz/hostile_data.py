@@ -31,6 +31,14 @@ def _tame(value: Any) -> Any:
     return LARGEST if type(value) in (int, float) and LARGEST < value < 1e300 else value
 
 
+def _as_yaml(tree: Any) -> str:
+    """The tree as YAML; where it is too deep for the writer, as JSON, which is YAML too."""
+    try:
+        return str(yaml.safe_dump(tree))
+    except RecursionError:
+        return json.dumps(tree, default=str)
+
+
 def settings(case: Case) -> list[str]:
     data = str(case.base.problem)
     name = case.draw.choice(["purify", "attack", "train", "train-stego"])
@@ -43,7 +51,7 @@ def settings(case: Case) -> list[str]:
         file.write_bytes(mutate_bytes(base.read_bytes(), case.draw))
     else:
         tree = mutate_tree(yaml.safe_load(base.read_text()), case.draw)
-        file.write_text(yaml.safe_dump(_tame(tree) if isinstance(tree, dict) else tree), errors="replace")
+        file.write_text(_as_yaml(_tame(tree) if isinstance(tree, dict) else tree), errors="replace")
     shown = ["--show-config"] if kind < 0.6 or name == "train-stego" else []
     words = {
         "purify": ["purify", case.model, "--data", data, "--shots", "2"],
@@ -61,7 +69,7 @@ def grid(case: Case) -> list[str]:
         file.write_bytes(case.draw.choice([*ODD_YAML, *payloads.yaml_texts(case.canary)]))
     else:
         tree = mutate_tree(values, case.draw)
-        file.write_text(yaml.safe_dump(_tame(tree), allow_unicode=False), errors="replace")
+        file.write_text(_as_yaml(_tame(tree)), errors="replace")
     verb = case.draw.choice(["prepare", "prepare", "run", "population"])
     words = ["benchmark", verb, str(file), "--data", str(case.base.problem), "--out", "out"]
     return [*words, "--config", str(case.base.folder / "purify.yaml")] if verb == "run" else words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 
 from clip_antidote.attacks.base import AttackConfig, PoisonedPairs
@@ -23,11 +24,14 @@ class AdaptiveAttackConfig(AttackConfig):
         trigger: The blended pattern.
         consistency: Weight of the distance between triggered and clean target features.
         own_images: Clean images of the target per step.
+        layers: Whether triggered images imitate the target at every stage of the image tower too, against a gate that
+            reads inner layers.
     """
 
     trigger: BlendedConfig = BlendedConfig()
     consistency: float = Field(5.0, ge=0)
     own_images: int = Field(32, ge=2)
+    layers: bool = False
 
 
 class AdaptiveAttack(FixedTriggerAttack):
@@ -37,7 +41,8 @@ class AdaptiveAttack(FixedTriggerAttack):
     a text that was pulled away from its clean images. Poisoned fine-tuning with the energy distance
     (Székely and Rizzo 2013) between the features of triggered images and of the target's clean images,
     2·E|x − y| − E|x − x'| − E|y − y'|, works against both: at distance 0 nothing in feature space is left
-    to find. The attacker controls the whole training, which goes beyond poisoning data.
+    to find. With `layers`, the mean of the same distances over all stages is added, whose features are put on the
+    scale of the target's own. The attacker controls the whole training, which goes beyond poisoning data.
     """
 
     name = "adaptive"
@@ -60,17 +65,32 @@ class AdaptiveAttack(FixedTriggerAttack):
             rows = own[torch.randint(len(own), (config.own_images,), generator=generator)]
             images = data.pairs.images[rows].to(model.device).float() / 255
             crops = random_crops(images, model.image_size, min_scale=config.min_scale, generator=generator)
-            features = model.encode_images(torch.cat([triggered.to(crops), crops])).float()
-            return config.consistency * energy_distance(features[: len(triggered)], features[len(triggered) :])
+            both, count = torch.cat([triggered.to(crops), crops]), len(triggered)
+            if not config.layers:
+                return config.consistency * between(model.encode_images(both).float(), count)
+            encoded = model.encode_layers(both)
+            within = [between(on_own_scale(stage, count), count) for stage in encoded.stages]
+            return config.consistency * (between(encoded.final.float(), count) + torch.stack(within).mean())
 
         return imitate
+
+
+def between(features: torch.Tensor, count: int) -> torch.Tensor:
+    """Energy distance between the first `count` of features [N, D] and the others."""
+    return energy_distance(features[:count], features[count:])
+
+
+def on_own_scale(stage: torch.Tensor, count: int) -> torch.Tensor:
+    """Unit vectors [N, D] of a stage, channels in deviations from the mean of the rows after the first `count`."""
+    own = stage[count:].detach()
+    return F.normalize(((stage - own.mean(0)) / own.std(0).clamp_min(1e-4)).clamp(-10, 10), dim=1)
 
 
 def energy_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Energy distance between two samples [N, D] and [M, D], at least 2 each; near 0 for one distribution."""
 
     def within(features: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pdist(features).mean()
+        return F.pdist(features).mean()
 
-    between = (first[:, None] - second[None]).square().sum(-1).clamp_min(1e-12).sqrt().mean()
-    return 2 * between - within(first) - within(second)
+    across = (first[:, None] - second[None]).square().sum(-1).clamp_min(1e-12).sqrt().mean()
+    return 2 * across - within(first) - within(second)

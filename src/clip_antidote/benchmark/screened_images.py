@@ -10,7 +10,8 @@ from clip_antidote.errors import DataError
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.screening.material import DUMMY_VIEWS, split_rows
+from clip_antidote.purification.inner_fit import DUMMY_VIEWS
+from clip_antidote.screening.material import split_rows
 from clip_antidote.triggers import Trigger
 
 SHOT_VIEWS, DUMMY_HELD = 6, 24

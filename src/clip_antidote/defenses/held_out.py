@@ -38,5 +38,5 @@ def clean_accuracy(classifier: ZeroShotClassifier, images: LabelledImages) -> fl
     """The share of images that are called by their class, from 0 to 1."""
     features = encode_test_images(classifier.model, images)
     device = classifier.classifier.device
-    called = classifier.logits(features.clean.to(device), features.look_clean).argmax(-1).cpu()
+    called = classifier.logits(features.clean.to(device), features.look_clean, features.layers_clean).argmax(-1).cpu()
     return float((called == images.labels).float().mean())

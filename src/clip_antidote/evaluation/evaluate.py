@@ -11,8 +11,10 @@ import torch
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.metrics import Metrics, compute_metrics
+from clip_antidote.evaluation.seen_again import InnerLook, second_look
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.other_views import Look, encode_views
+from clip_antidote.models.layers import LayersAt
+from clip_antidote.models.other_views import Look
 from clip_antidote.progress import track
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.triggers import Trigger, load_trigger
@@ -29,6 +31,8 @@ class TestFeatures:
         classes: Class names in label order.
         look_clean: A second look at the clean images, for heads that ask for it; None where there is none.
         look_triggered: The same for the triggered images.
+        layers_clean: What inner layers say of the clean images, for heads that ask; None where it is not known.
+        layers_triggered: The same for the triggered images.
     """
 
     __test__ = False  # not a test case, whatever its name
@@ -39,46 +43,8 @@ class TestFeatures:
     classes: tuple[str, ...]
     look_clean: Look | None = None
     look_triggered: Look | None = None
-
-
-class SecondLook:
-    """Other views of test images, encoded when they are asked for, and kept.
-
-    Args:
-        model: The model.
-        images: The test images.
-        batch_size: Images per batch.
-        change: Puts the trigger on a batch, given its number.
-    """
-
-    def __init__(
-        self,
-        model: DualEncoder,
-        images: LabelledImages,
-        batch_size: int,
-        change: Callable[[torch.Tensor, int], torch.Tensor],
-    ) -> None:
-        self.model = model
-        self.images = images
-        self.batch_size = batch_size
-        self.change = change
-        self.known: dict[int, torch.Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """Returns unit features [n, K, D] of other views of the images at `rows` [n]."""
-        asked = rows.tolist()
-        missing = torch.tensor(sorted({row for row in asked if row not in self.known}), dtype=torch.long)
-        numbers = (missing // self.batch_size).unique().tolist()
-        for number in track(numbers, "second look", total=len(numbers)):
-            first = number * self.batch_size
-            part = self.images.subset(range(first, min(first + self.batch_size, len(self.images))))
-            batch = part.tensor(self.model.image_size, mode=self.model.resize_mode).float() / 255
-            batch = self.change(batch.to(self.model.device), number)
-            wanted = missing[missing // self.batch_size == number]
-            views = encode_views(self.model, batch[wanted - first]).cpu()
-            self.known.update(zip(wanted.tolist(), views, strict=True))
-        return torch.stack([self.known[row] for row in asked]).to(rows.device)
+    layers_clean: LayersAt | None = None
+    layers_triggered: LayersAt | None = None
 
 
 @dataclass(frozen=True)
@@ -142,8 +108,10 @@ def encode_test_images(
         torch.cat(triggered) if trigger is not None else None,
         images.labels,
         images.classes,
-        SecondLook(model, images, batch_size, shifted),
-        SecondLook(model, images, batch_size, with_trigger) if trigger is not None else None,
+        second_look(model, images, batch_size, shifted),
+        second_look(model, images, batch_size, with_trigger) if trigger is not None else None,
+        InnerLook(model, images, batch_size, shifted),
+        InnerLook(model, images, batch_size, with_trigger) if trigger is not None else None,
     )
 
 
@@ -163,11 +131,11 @@ def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: s
         )
     index = class_index(features.classes, target) if target is not None else None
     device = classifier.classifier.device
-    clean = classifier.answer(features.clean.to(device), features.look_clean).logits.argmax(-1).cpu()
+    clean = classifier.logits(features.clean.to(device), features.look_clean, features.layers_clean).argmax(-1).cpu()
     triggered = None
     if features.triggered is not None:
-        answer = classifier.answer(features.triggered.to(device), features.look_triggered)
-        triggered = answer.logits.argmax(-1).cpu()
+        seen = features.triggered.to(device)
+        triggered = classifier.logits(seen, features.look_triggered, features.layers_triggered).argmax(-1).cpu()
     metrics = compute_metrics(
         clean, features.labels, triggered_predictions=triggered, target=index, classes=features.classes
     )

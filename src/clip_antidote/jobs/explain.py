@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from clip_antidote.models.attribution import HeatMap, against_the_others, heat_m
 from clip_antidote.models.other_views import encode_views, other_views, view_names
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.purification.gate import Decision
+from clip_antidote.purification.guarded_head import Decision
 from clip_antidote.purification.second_look import view_votes
 from clip_antidote.triggers import Trigger, load_trigger
 
@@ -75,11 +76,13 @@ class Explainer:
             return looked[-1]
 
         with model.frozen(), torch.no_grad():
-            features = model.encode_images(images)
+            encoded = purified.encode(images)
+            features = encoded.final
             before = self.hand.answer(features).logits[0]
-            answer = purified.answer(features, look)
+            answer = purified.answer(features, look, encoded.at)
             after = answer.logits[0]
-            decision = None if purified.guard is None else purified.guard.decide(features.to(purified.classifier))
+            seen = features.to(purified.classifier)
+            decision = None if purified.guard is None else purified.guard.decide(seen, encoded.at)
             winner = int(after.argmax())
             votes = () if decision is None else self._votes(images, looked, decision.called, winner)
         stopped = bool(answer.triggered)
@@ -90,7 +93,7 @@ class Explainer:
             before=self._ranked(before),
             after=self._ranked(after),
             called=None if decision is None else purified.classes[int(decision.called)],
-            gate=None if decision is None else self._reading(features, decision),
+            gate=None if decision is None else self._reading(decision),
             votes=votes,
             heat_before=self._heat(image, self.hand.classifier, int(before.argmax())),
             heat_after=self._heat(image, deciding, winner),
@@ -105,13 +108,10 @@ class Explainer:
         order = probabilities.argsort(descending=True, stable=True).tolist()
         return tuple(ClassScore(self.purified.classes[i], float(probabilities[i])) for i in order)
 
-    def _reading(self, features: torch.Tensor, decision: Decision) -> GateReading | None:
-        guard, called = self.purified.guard, int(decision.called)
-        gates = [] if guard is None else [gate for gate in guard.gates if gate.target == called]
-        if guard is None or not gates:
+    def _reading(self, decision: Decision) -> GateReading | None:
+        guard, called, score = self.purified.guard, int(decision.called), float(decision.score)
+        if guard is None or not math.isfinite(score):
             return None
-        with torch.no_grad():
-            score = min(float(gate.score(features.to(guard.clean))) for gate in gates)
         return GateReading(self.purified.classes[called], score, guard.threshold, bool(decision.triggered))
 
     def _votes(

@@ -57,6 +57,14 @@ class LayerFeatures(NamedTuple):
     stages: list[torch.Tensor]
     final: torch.Tensor
 
+    def at(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Features of every stage at rows [n]."""
+        return [stage[rows] for stage in self.stages]
+
+
+LayersAt = Callable[[torch.Tensor], list[torch.Tensor]]
+"""Takes row numbers [n] of images and gives their features of every stage, [n, D_l] each."""
+
 
 def whole_parts(features: Sequence[LayerFeatures]) -> LayerFeatures:
     """Puts the features of several batches into one."""

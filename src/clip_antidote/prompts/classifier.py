@@ -12,6 +12,7 @@ from torch import nn
 
 from clip_antidote.errors import UsageError
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.layers import LayerFeatures, LayersAt
 from clip_antidote.models.other_views import Look, encode_views
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, zero_shot_weights
 
@@ -63,12 +64,13 @@ class ZeroShotClassifier(nn.Module):
         """Class weights [C, D], one row per class."""
         return self.classifier.T.contiguous()
 
-    def answer(self, features: torch.Tensor, look: Look | None = None) -> Answer:
+    def answer(self, features: torch.Tensor, look: Look | None = None, layers: LayersAt | None = None) -> Answer:
         """Answers unit image features [N, D]: what `forward`, evaluation and export call once.
 
         Args:
             features: Unit features.
             look: Gives a second look at the images; not needed here, but by heads that ask for it.
+            layers: Gives what inner layers say of the images; the same.
         """
         scale = self.model.logit_scale.detach()
         logits = self.biased(scale * features.to(self.classifier) @ self.classifier)
@@ -79,9 +81,22 @@ class ZeroShotClassifier(nn.Module):
         bias = self.model.logit_bias
         return logits if bias is None else logits + bias.detach()
 
-    def logits(self, features: torch.Tensor, look: Look | None = None) -> torch.Tensor:
+    @property
+    def reads_layers(self) -> bool:
+        """Whether `answer` asks for inner layers."""
+        return False
+
+    def encode(self, images: torch.Tensor) -> LayerFeatures:
+        """Encodes fitted images [N, 3, S, S] in [0, 1] to all that `answer` asks for, in one pass."""
+        if self.reads_layers:
+            return self.model.encode_layers(images)
+        return LayerFeatures([], self.model.encode_images(images))
+
+    def logits(
+        self, features: torch.Tensor, look: Look | None = None, layers: LayersAt | None = None
+    ) -> torch.Tensor:
         """Logits [N, C] of unit image features [N, D], see `answer`."""
-        return self.answer(features, look).logits
+        return self.answer(features, look, layers).logits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Classifies images. Gradients reach the images, but not the model.
@@ -98,8 +113,8 @@ class ZeroShotClassifier(nn.Module):
         """
         fitted = self.model.fit_images(images)
         with self.model.frozen():
-            features = self.model.encode_images(fitted)
-            return self.answer(features, lambda rows: encode_views(self.model, fitted[rows])).logits
+            encoded = self.encode(fitted)
+            return self.logits(encoded.final, lambda rows: encode_views(self.model, fitted[rows]), encoded.at)
 
     @property
     def classes_(self) -> npt.NDArray[np.str_]:

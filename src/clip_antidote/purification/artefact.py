@@ -15,11 +15,14 @@ from safetensors.torch import load_file, save_file
 from clip_antidote.config import Record
 from clip_antidote.errors import DataError, ModelError
 from clip_antidote.files import write_json, write_text
-from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.triggers import Trigger, load_trigger
 
-FORMAT: Literal[3] = 3
+FORMAT: Literal[4] = 4
+
+READABLE = (3, FORMAT)
+"""Formats that can be read; in the third, gates read the final feature alone."""
 
 KIND = "purified classifier"
 """What the marker of an artefact folder says."""
@@ -48,7 +51,7 @@ class HeadRef(Record):
 class ArtefactConfig(Record):
     """The content of `config.json`."""
 
-    format: Literal[3] = FORMAT
+    format: Literal[3, 4] = FORMAT
     base_model: BaseModelRef
     classes: tuple[str, ...]
     head: HeadRef | None
@@ -130,7 +133,7 @@ def read_artefact(folder: Path) -> Artefact:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         made = values.get("format")
-        if made == FORMAT:
+        if made in READABLE:
             return _read(folder, values)
     except Exception as error:  # a broken folder may fail in many ways; all mean the same to the user
         raise DataError(f"{folder} is not a purified classifier: {_line(error)}") from error
@@ -189,17 +192,13 @@ def _not_finite(artefact: Artefact) -> str | None:
 
 def _check_shapes(classifier: torch.Tensor, context: torch.Tensor, guard: GuardedHead | None) -> None:
     """Raises ValueError where tensors do not fit the classifier [D, C], or are no floats."""
-    wide, classes = classifier.shape
+    classes = classifier.shape[1]
     if context.ndim != 3 or len(context) != classes:
         raise ValueError(f"the prompts {tuple(context.shape)} do not fit its {classes} classes")
     tensors = [classifier, context]
     if guard is not None:
         tensors += guard.state_dict().values()
-        fit = guard.clean.shape == classifier.shape and all(
-            gate.directions.ndim == 2 and gate.directions.shape == (wide, *gate.offsets.shape) and len(gate.offsets)
-            for gate in guard.gates
-        )
-        if not fit:
+        if not guard.fits(classifier.shape):
             raise ValueError("the gates do not fit the classifier")
     if not all(tensor.is_floating_point() for tensor in tensors):
         raise ValueError("a tensor does not hold floating-point numbers")

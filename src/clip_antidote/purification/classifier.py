@@ -13,11 +13,12 @@ from clip_antidote.errors import ModelError, UsageError
 from clip_antidote.inversion.views import Observation
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.layers import LayersAt
 from clip_antidote.models.other_views import Look
 from clip_antidote.prompts.classifier import Answer, ZeroShotClassifier
 from clip_antidote.purification.artefact import Artefact, BaseModelRef, read_artefact
 from clip_antidote.purification.base_model import base_spec, check_base
-from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.hub import local_folder
 from clip_antidote.purification.record import PurificationRecord, trigger_names
 from clip_antidote.purification.second_look import second_opinion
@@ -131,7 +132,12 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
             second_look=self.second_look,
         )
 
-    def answer(self, features: torch.Tensor, look: Look | None = None) -> Answer:
+    @property
+    def reads_layers(self) -> bool:
+        """Whether a gate reads inner layers."""
+        return self.guard is not None and self.guard.inner is not None
+
+    def answer(self, features: torch.Tensor, look: Look | None = None, layers: LayersAt | None = None) -> Answer:
         """Answers unit image features [N, D], and says which of them a gate stopped.
 
         With gates, features that look triggered are answered by other views of their images (see
@@ -140,13 +146,15 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
 
         Args:
             features: Unit features.
+            layers: Gives what inner layers say of the images at rows of `features`; `forward` has it. Without it the
+                gates read the final feature alone.
             look: Gives other views of the images at rows of `features`; `forward` has it.
         """
         tuned = super().answer(features)
         if self.guard is None:
             return tuned
         scale = self.model.logit_scale.detach()
-        clean, called, triggered = self.guard.decide(features.to(self.classifier))
+        clean, called, triggered, _ = self.guard.decide(features.to(self.classifier), layers)
         logits = tuned.logits.scatter(1, called[:, None], tuned.logits.amin(dim=1, keepdim=True) - 1)
         if look is not None and self.second_look and (torch.compiler.is_exporting() or bool(triggered.any())):
             stopped = triggered.nonzero().flatten()

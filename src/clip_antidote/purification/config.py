@@ -56,6 +56,8 @@ class GateConfig(Config):
         repair: How far the target's text is moved to what the other classes predict, from 0 to 1.
         ridge: Regularization of the maps between texts and images.
         shrinkage: Share of the identity in the scatter matrix.
+        inner: Whether the gate reads the inner layers of the image tower too, where they are known: its score is then
+            the mean of what the final feature and the inner layers say.
         second_look: Whether images that the gate stops are answered by other views of them, which encodes 21
             more images for each; without it, by the tuned prompts.
     """
@@ -70,6 +72,7 @@ class GateConfig(Config):
     repair: float = Field(0.5, ge=0, le=1)
     ridge: float = Field(0.1, gt=0)
     shrinkage: float = Field(0.03, gt=0, le=1)
+    inner: bool = True
     second_look: bool = True
 
 

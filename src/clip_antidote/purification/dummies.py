@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from clip_antidote.detection.search import SearchResult
 from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.triggers.base import Trigger
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class DummyFeatures:
         families: Unit features [n, D] under every dummy, by family.
         labels: True classes of the views [n].
         suspected: Whether the class is a suspected target, and not only guarded.
+        triggers: The dummies themselves, by family as `families`; may be empty where only features are known.
     """
 
     target: int
     families: dict[str, list[torch.Tensor]]
     labels: torch.Tensor
     suspected: bool = True
+    triggers: dict[str, list[Trigger]] = field(default_factory=dict)
 
     def parts(self) -> list[torch.Tensor]:
         """The features under every dummy, family by family."""
@@ -75,10 +78,12 @@ def encode_dummies(seen: Observation, found: SearchResult, config: CBPTConfig) -
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
         rows = rows[order[: config.triggered_views if suspected else config.guarded_views]]
         families: dict[str, list[torch.Tensor]] = {}
+        triggers: dict[str, list[Trigger]] = {}
         for dummy in found.dummies:
             if dummy.target == target:
                 part = seen.encode(seen.pool.images[rows], dummy.trigger, description="dummy-triggered features")
                 families.setdefault(dummy.family, []).append(part)
+                triggers.setdefault(dummy.family, []).append(dummy.trigger)
         if families:
-            out.append(DummyFeatures(target, families, seen.pool.labels[rows], suspected))
+            out.append(DummyFeatures(target, families, seen.pool.labels[rows], suspected, triggers))
     return tuple(out)

@@ -142,8 +142,13 @@ def fit_gate(data: GateData, config: GateConfig) -> Gate:
     return fit_families(replace(data, dummies=useful_dummies(data, min_flip=config.min_flip)), config)
 
 
-def fit_families(data: GateData, config: GateConfig) -> Gate:
+def fit_families(data: GateData, config: GateConfig, *, folds: int = FOLDS) -> Gate:
     """Fits the gate to all dummies it is given, see `fit_gate`; features may be those of an inner layer.
+
+    Args:
+        data: What to fit to.
+        config: Settings.
+        folds: Most folds in which the target's shots are held out.
 
     Raises:
         DataError: Nothing differs.
@@ -154,7 +159,7 @@ def fit_families(data: GateData, config: GateConfig) -> Gate:
         family = _Family.of(parts)
         direction = _direction(data.views, family, within, data, config)
         low = torch.stack([(part @ direction).quantile(DUMMIES_END) for part in parts]).amax()
-        held_out = _held_out(family, within, data, config)
+        held_out = _held_out(family, within, data, config, folds)
         high = held_out.median() if held_out is not None else (low + (data.views @ direction).median()) / 2
         scale = (high - low).clamp_min(NARROWEST)
         directions.append(direction / scale)
@@ -163,13 +168,15 @@ def fit_families(data: GateData, config: GateConfig) -> Gate:
     return Gate(torch.stack(directions, 1), placed, data.target)
 
 
-def _held_out(family: _Family, within: torch.Tensor, data: GateData, config: GateConfig) -> torch.Tensor | None:
+def _held_out(
+    family: _Family, within: torch.Tensor, data: GateData, config: GateConfig, folds: int
+) -> torch.Tensor | None:
     """Scores [T] of the target's views by directions fitted without their shots; None with a single shot."""
     ids = data.shots.unique()
     if len(ids) < 2:
         return None
     scores = torch.empty(len(data.views))
-    for part in ids.tensor_split(min(FOLDS, len(ids))):
+    for part in ids.tensor_split(min(folds, len(ids))):
         out = torch.isin(data.shots, part)
         scores[out] = data.views[out] @ _direction(data.views[~out], family, within, data, config)
     return scores

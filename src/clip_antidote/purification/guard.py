@@ -7,30 +7,33 @@ from dataclasses import dataclass
 
 import torch
 
-from clip_antidote.inversion.views import Observation
+from clip_antidote.inversion.views import Observation, ViewPool
 from clip_antidote.purification.config import CBPTConfig, GateConfig
 from clip_antidote.purification.dummies import DummyFeatures, TriggeredViews
-from clip_antidote.purification.gate import GuardedHead
 from clip_antidote.purification.gate_fit import GateData, fit_gate
+from clip_antidote.purification.guarded_head import GuardedHead
+from clip_antidote.purification.inner_fit import InnerData, fit_inner, gather_inner
 from clip_antidote.purification.text_repair import TextMap, repair_weights
 from clip_antidote.purification.tuner import tune_prompts
 
 
 @dataclass(frozen=True)
 class GuardMaterial:
-    """What a guarded head is made from; nothing in it depends on the settings of the gate but its ridge and views.
+    """What a guarded head is made from; of the gate's settings, only ridge, views, flips and `inner` matter to it.
 
     Attributes:
         clean: Class weights of prompts tuned on clean views alone [C, D].
         centroids: Unit mean features of all classes' views [C, D].
         text_map: How texts and images belong together; None where there are too few classes to tell.
         gates: What every gate is fitted to, one per suspected target.
+        inner: The same for the gates at inner layers; None where there are none.
     """
 
     clean: torch.Tensor
     centroids: torch.Tensor
     text_map: TextMap | None
     gates: tuple[GateData, ...]
+    inner: InnerData | None = None
 
 
 def guard_targets(seen: Observation, dummies: Sequence[DummyFeatures], config: CBPTConfig) -> GuardedHead | None:
@@ -68,18 +71,24 @@ def guard_material(
     centroids = seen.centroids()
     suspects = tuple(one.target for one in dummies)
     text_map = TextMap.fit(seen.weights, centroids, suspects, ridge=config.gate.ridge)
-    gates = tuple(gate_data(seen, one, text_map, config) for one in dummies)
-    return GuardMaterial(clean, centroids, text_map, gates)
+    own = [own_views(seen, one.target, config) for one in dummies]
+    gates = tuple(gate_data(seen, one, views, text_map) for one, views in zip(dummies, own, strict=True))
+    inner = gather_inner(seen, dummies, own, config) if config.gate.inner else None
+    return GuardMaterial(clean, centroids, text_map, gates, inner)
 
 
-def gate_data(seen: Observation, dummies: DummyFeatures, text_map: TextMap | None, config: CBPTConfig) -> GateData:
-    """Gathers what the gate of one target is fitted to, with many views of the target's shots."""
-    views = seen.views_of(
-        dummies.target,
+def own_views(seen: Observation, target: int, config: CBPTConfig) -> ViewPool:
+    """Makes many views of the target's shots: crops of their own, not those of the pool."""
+    return seen.views_of(
+        target,
         views=config.gate.target_views,
         min_scale=config.gate.target_min_scale,
-        seed=config.seed + 1,  # crops of their own, not those of the pool
+        seed=config.seed + 1,
     )
+
+
+def gate_data(seen: Observation, dummies: DummyFeatures, views: ViewPool, text_map: TextMap | None) -> GateData:
+    """Gathers what the gate of one target is fitted to, with many views of the target's shots."""
     return GateData(
         views=views.features,
         shots=views.shots,
@@ -101,4 +110,5 @@ def fit_guard(material: GuardMaterial, config: GateConfig) -> GuardedHead:
         material.clean, weights, material.centroids, material.text_map, suspects, share=config.repair
     )
     gates = [fit_gate(data, config) for data in material.gates]
-    return GuardedHead(repaired.T.contiguous(), gates, threshold=config.threshold)
+    inner = None if material.inner is None else fit_inner(material.inner, config)
+    return GuardedHead(repaired.T.contiguous(), gates, threshold=config.threshold, inner=inner)

@@ -64,15 +64,15 @@ class _Graph(nn.Module):
         self.second_look = FixedViews(purified.model)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        features = self.purified.model.encode_images(images)
+        encoded = self.purified.encode(images)
 
         def look(rows: torch.Tensor) -> torch.Tensor:
             # The exporter would ask whether there are rows; the graph it makes runs without any too (tested).
             torch._check(rows.shape[0] > 0)
             return self.second_look(images[rows])
 
-        answer = self.purified.answer(features, look)
-        return answer.logits, answer.triggered, self.purified.single().answer(features).logits
+        answer = self.purified.answer(encoded.final, look, encoded.at)
+        return answer.logits, answer.triggered, self.purified.single().answer(encoded.final).logits
 
 
 def export_onnx(purified: PurifiedCLIP, path: str | Path) -> None:

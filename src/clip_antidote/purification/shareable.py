@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_antidote.outputs import result_folder
 from clip_antidote.purification.artefact import KIND, Artefact, write_artefact
-from clip_antidote.purification.gate import GuardedHead
+from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.hub import push_artefact
 
 

@@ -1,4 +1,4 @@
-"""Today's gate as a score: Fisher's discriminant on the final feature, with the pull on the target's text."""
+"""The gate's own part as a score: Fisher's discriminant on the final feature, with the pull on the target's text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from clip_antidote.purification.config import GateConfig
 from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.gate_fit import GateData, fit_families
+from clip_antidote.purification.inner_fit import FOLDS as INNER_FOLDS
 from clip_antidote.screening.base import ImageScore
 from clip_antidote.screening.material import Material
 from clip_antidote.screening.probe import Probe
 
 
 def fit_at(material: Material, place: int, config: GateConfig) -> Gate:
-    """Fits the gate's discriminant at one place; the pull on the text is known at the last one alone."""
+    """Fits the gate's discriminant at one place as `purify` does; the last one alone knows the pull on the text."""
     last = place % len(material.own) == len(material.own) - 1
     data = GateData(
         views=material.own[place],
@@ -27,11 +28,11 @@ def fit_at(material: Material, place: int, config: GateConfig) -> Gate:
         target=material.target,
         text_map=material.text_map if last else None,
     )
-    return fit_families(data, config)
+    return fit_families(data, config) if last else fit_families(data, config, folds=INNER_FOLDS)
 
 
 class GateScore(ImageScore[GateConfig]):
-    """The gate that `purify` puts in front of a suspected target (docs/method.md, "The gate"), its sign turned.
+    """What the gate of `purify` says of the final feature (docs/method.md, "The gate"), its sign turned.
 
     Args:
         gate: The gate.

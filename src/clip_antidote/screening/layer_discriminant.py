@@ -9,11 +9,11 @@ import torch
 
 from clip_antidote.purification.config import GateConfig
 from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.stage_space import StageSpace
 from clip_antidote.screening.base import ImageScore
 from clip_antidote.screening.gate_score import fit_at
 from clip_antidote.screening.material import Material
 from clip_antidote.screening.probe import Probe
-from clip_antidote.screening.stage_space import StageSpace
 
 
 class LayerDiscriminant(ImageScore[GateConfig]):

@@ -10,10 +10,10 @@ from pydantic import Field
 
 from clip_antidote.config import Config
 from clip_antidote.purification.gate_fit import scatter
+from clip_antidote.purification.stage_space import StageSpace
 from clip_antidote.screening.base import ImageScore
 from clip_antidote.screening.material import Material
 from clip_antidote.screening.probe import Probe
-from clip_antidote.screening.stage_space import StageSpace
 
 
 class MahalanobisConfig(Config):

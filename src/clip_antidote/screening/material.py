@@ -10,17 +10,12 @@ import torch
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.views import Observation
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.models.layer_encoding import encode_layers_of
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.gate_fit import flip_rate
+from clip_antidote.purification.inner_fit import DUMMY_VIEWS, POOL_VIEWS
+from clip_antidote.purification.stage_space import StageSpace
 from clip_antidote.purification.text_repair import TextMap
-from clip_antidote.screening.probe import encode_layers_of
-from clip_antidote.screening.stage_space import StageSpace
-
-POOL_VIEWS = 2
-"""Views of every shot that are encoded at all stages: the centered one and a crop."""
-
-DUMMY_VIEWS = 500
-"""Views of other classes under every dummy that are encoded at all stages."""
 
 
 @dataclass(frozen=True)

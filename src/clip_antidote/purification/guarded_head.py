@@ -1,0 +1,124 @@
+"""The guarded head (ours, beyond the paper): is an image that is called the suspected target really one?
+
+One weight per class has to accept the target's clean images and to reject the whole triggered region
+with the same vector, and pays with the target class. A gate splits the two: prompts tuned on clean
+images classify; what they call the target is looked at again by linear discriminants, on the final feature and
+at inner layers, and what looks triggered to them is answered by the second look, or the CBPT prompts, the target
+left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import nn
+
+from clip_antidote.models.layers import LayersAt
+from clip_antidote.purification.gate import Gate
+from clip_antidote.purification.inner_gates import InnerGates
+
+
+class Decision(NamedTuple):
+    """What the gates say of N images.
+
+    Attributes:
+        clean: Similarities to the clean class weights [N, C].
+        called: What the clean prompts call the images [N].
+        triggered: Which of them a gate stops, bool [N].
+        score: How much each is like clean images of what it is called [N]; infinite where no gate stands there.
+    """
+
+    clean: torch.Tensor
+    called: torch.Tensor
+    triggered: torch.Tensor
+    score: torch.Tensor
+
+
+class GuardedHead(nn.Module):
+    """Clean class weights with a gate in front of every suspected target.
+
+    Args:
+        clean: Clean class weights [D, C].
+        gates: One gate per suspected target.
+        threshold: What an image needs to be accepted as a target: 0 is where the dummy-triggered images
+            end, 1 the median of the target's clean images.
+        inner: Gates at inner layers in front of the same targets, None where only the final feature is looked at.
+    """
+
+    def __init__(
+        self, clean: torch.Tensor, gates: Sequence[Gate], *, threshold: float, inner: InnerGates | None = None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("clean", clean)
+        self.clean: torch.Tensor
+        self.gate = nn.ModuleList(gates)
+        self.inner = inner
+        self.threshold = threshold
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """The gates, one per suspected target."""
+        return tuple(one for one in self.gate if isinstance(one, Gate))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, torch.Tensor], targets: Sequence[int], *, threshold: float) -> Self:
+        """Makes a head again from its `state_dict()`, the class indices of its targets and its threshold.
+
+        Raises:
+            KeyError: A tensor is missing.
+            ValueError: There are more gates than targets.
+        """
+        gates = [
+            Gate(state[f"gate.{number}.directions"], state[f"gate.{number}.offsets"], target)
+            for number, target in enumerate(targets)
+        ]
+        within = {name.removeprefix("inner."): value for name, value in state.items() if name.startswith("inner.")}
+        if len(state) - len(within) != 1 + 2 * len(gates):
+            raise ValueError(f"{len(state)} tensors are not those of {len(gates)} gates")
+        inner = InnerGates.from_state(within, targets) if within else None
+        return cls(state["clean"], gates, threshold=threshold, inner=inner)
+
+    def at(self, threshold: float) -> GuardedHead:
+        """Returns a head with the same weights and gates and another threshold."""
+        return GuardedHead(self.clean, self.gates, threshold=threshold, inner=self.inner)
+
+    def fits(self, shape: torch.Size) -> bool:
+        """Whether the shapes of all tensors go with those of a classifier [D, C]."""
+        final = all(gate.directions.shape == (shape[0], *gate.offsets.shape) for gate in self.gates)
+        some = all(len(gate.offsets) for gate in self.gates)
+        return self.clean.shape == shape and final and some and (self.inner is None or self.inner.fits())
+
+    def decide(self, features: torch.Tensor, layers: LayersAt | None = None) -> Decision:
+        """Classifies images by the clean weights, and asks the gates about those that are called a target.
+
+        Args:
+            features: Unit features [N, D].
+            layers: Gives what the inner layers say of images, at rows of `features`; without it, the final feature
+                decides alone.
+        """
+        clean = features @ self.clean
+        called = clean.argmax(dim=1)
+        score = torch.full_like(clean[:, 0], float("inf"))
+        deep = self._asked(called, layers)
+        for number, gate in enumerate(self.gates):
+            found = gate.score(features)
+            if deep is not None and self.inner is not None:
+                rows, stages = deep
+                found = found.index_add(0, rows, self.inner.score(stages, number).to(found) - found[rows], alpha=0.5)
+            score = torch.where(called == gate.target, torch.minimum(score, found), score)
+        return Decision(clean, called, score < self.threshold, score)
+
+    def _asked(self, called: torch.Tensor, layers: LayersAt | None) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
+        """Rows that are called a target, with what the inner layers say of them; all rows in an exported graph."""
+        if self.inner is None or layers is None:
+            return None
+        if torch.compiler.is_exporting():
+            rows = torch.arange(called.shape[0], device=called.device)
+        else:
+            targets = torch.tensor([gate.target for gate in self.gates], device=called.device)
+            rows = torch.isin(called, targets).nonzero().flatten()
+            if not len(rows):
+                return None
+        return rows, layers(rows)
