@@ -20,7 +20,7 @@ from clip_antidote.models.layers import LayerFeatures
 from clip_antidote.purification.artefact import read_artefact
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.gate import Gate
-from clip_antidote.purification.guarded_head import GuardedHead
+from clip_antidote.purification.guarded_head import GuardedHead, agreed
 from clip_antidote.purification.inner_gates import InnerGates, spread_stages
 from clip_antidote.purification.stage_space import WIDEST, StageSpace
 
@@ -62,11 +62,16 @@ def test_a_score_by_hand() -> None:
     means, deviations = {1: torch.tensor([1.0, 0.0])}, {1: torch.tensor([1.0, 2.0])}
     stages = [torch.zeros(2, 7), torch.tensor([[4.0, 8.0], [1.0, -2.0]])]  # in deviations (3, 4) and (0, -1)
     inner = InnerGates(means, deviations, [[gate], [second]])
-    assert inner.score(stages, 0).tolist() == pytest.approx([2 * 0.6 - 0.5, -0.5])
-    assert inner.score(stages, 1).tolist() == pytest.approx([0.8, -1.0])
+    assert inner.scores(stages, 0).flatten().tolist() == pytest.approx([2 * 0.6 - 0.5, -0.5])
+    assert inner.scores(stages, 1).flatten().tolist() == pytest.approx([0.8, -1.0])
 
 
-def test_the_decision_is_the_mean_of_both() -> None:
+def test_no_place_makes_up_for_another() -> None:
+    final, inner = torch.tensor([9.0, 0.5, 1.0]), torch.tensor([[0.0, 0.1], [0.5, 0.8], [1.0, 2.0]])
+    assert agreed(final, inner).tolist() == pytest.approx([1.1 / 3, 0.6, 1.0])
+
+
+def test_the_decision_is_the_mean_of_all_places() -> None:
     # Two classes along x and y; the gate's score is the first number, the inner one the first channel's sign.
     gate = Gate(torch.tensor([[1.0], [0.0]]), torch.zeros(1), 0)
     inner = InnerGates({0: torch.zeros(1)}, {0: torch.ones(1)}, [[Gate(torch.ones(1, 1), torch.zeros(1), 0)]])
@@ -91,8 +96,8 @@ def test_a_wide_stage_needs_no_projection_later() -> None:
     places = space.places(LayerFeatures(stages, torch.zeros(40, 2)))[:-1]
     gates = [Gate(randn(place.shape[1], 3, seed=i), randn(3, seed=i), 0) for i, place in enumerate(places)]
     inner = InnerGates.of(space, (0, 2), [gates])
-    wanted = torch.stack([gate.score(place) for gate, place in zip(gates, places, strict=True)]).mean(0)
-    found = inner.score([stages[0], torch.zeros(40, 5), stages[1]], 0)
+    wanted = torch.stack([gate.score(place) for gate, place in zip(gates, places, strict=True)], dim=1)
+    found = inner.scores([stages[0], torch.zeros(40, 5), stages[1]], 0)
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     lengths = places[0].norm(dim=1)
     assert 0.7 < float(lengths.min()) < float(lengths.max()) < 1.3, "a projection nearly keeps lengths"

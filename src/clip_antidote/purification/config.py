@@ -57,7 +57,7 @@ class GateConfig(Config):
         ridge: Regularization of the maps between texts and images.
         shrinkage: Share of the identity in the scatter matrix.
         inner: Whether the gate reads the inner layers of the image tower too, where they are known: its score is then
-            the mean of what the final feature and the inner layers say.
+            the mean of what the final feature and every stage say, each at most 1.
         second_look: Whether images that the gate stops are answered by other views of them, which encodes 21
             more images for each; without it, by the tuned prompts.
     """

@@ -19,6 +19,9 @@ from clip_antidote.models.layers import LayersAt
 from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.inner_gates import InnerGates
 
+CONTENT = 1.0
+"""A place is content with a typical clean image: what lies beyond it does not make up for what another place says."""
+
 
 class Decision(NamedTuple):
     """What the gates say of N images.
@@ -34,6 +37,15 @@ class Decision(NamedTuple):
     called: torch.Tensor
     triggered: torch.Tensor
     score: torch.Tensor
+
+
+def agreed(final: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """One score [N] of the final feature's [N] and those of inner stages [N, L]: their mean, each at most `CONTENT`.
+
+    Every place has the same say. An attacker who makes triggered images more than typical at one of them, as by
+    imitating the target's clean images there, buys nothing at the others.
+    """
+    return torch.cat([final[:, None], inner.to(final)], dim=1).clamp(max=CONTENT).mean(dim=1)
 
 
 class GuardedHead(nn.Module):
@@ -106,7 +118,7 @@ class GuardedHead(nn.Module):
             found = gate.score(features)
             if deep is not None and self.inner is not None:
                 rows, stages = deep
-                found = found.index_add(0, rows, self.inner.score(stages, number).to(found) - found[rows], alpha=0.5)
+                found = found.index_copy(0, rows, agreed(found[rows], self.inner.scores(stages, number)))
             score = torch.where(called == gate.target, torch.minimum(score, found), score)
         return Decision(clean, called, score < self.threshold, score)
 

@@ -1,7 +1,7 @@
 """The gate at inner layers (ours): where triggered and clean features of the target meet only at the end.
 
-The same discriminant as the gate's own stands at up to six stages of the image tower. What they say is one number,
-the mean over the stages, on the gate's scale: 0 where dummies end, 1 the median of the target's clean images.
+The same discriminant as the gate's own stands at up to six stages of the image tower, on the same scale: 0 where
+dummies end, 1 the median of the target's clean images.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ class InnerGates(nn.Module):
                 return False
         return bool(self.stages)
 
-    def score(self, stages: Sequence[torch.Tensor], number: int) -> torch.Tensor:
-        """How much images are like those of a target, by features [N, D_l] of all stages of the tower: [N].
+    def scores(self, stages: Sequence[torch.Tensor], number: int) -> torch.Tensor:
+        """How much images are like those of a target at every stage that is read: [N, stages].
 
         Args:
-            stages: Features of every stage, as `DualEncoder.encode_layers` gives them.
+            stages: Features [N, D_l] of every stage of the tower, as `DualEncoder.encode_layers` gives them.
             number: Which of the targets.
         """
         row = self.rows()[number]
         places = [scaled(stages[stage].to(row[0].offsets), *self.scale_of(stage)) for stage in self.stages]
-        return torch.stack([gate.score(place) for gate, place in zip(row, places, strict=True)]).mean(dim=0)
+        return torch.stack([gate.score(place) for gate, place in zip(row, places, strict=True)], dim=1)
