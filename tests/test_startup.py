@@ -36,7 +36,8 @@ COMMANDS = [
     "train",
     "train-stego",
 ]
-GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", n] for n in ("prepare", "run", "zoo", "table"))]
+BENCHMARK = ("prepare", "run", "zoo", "table", "compare")
+GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", name] for name in BENCHMARK)]
 LIGHT = [
     ["--help"],
     ["--version"],

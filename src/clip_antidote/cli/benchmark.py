@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import ConfigFile, Device, console, say
+from clip_antidote.cli.common import ConfigFile, Device, JsonFlag, Seed, console, print_json, say
 from clip_antidote.plain import plain
 
 app = typer.Typer(help="Compare defenses on poisoned models; resumable.", no_args_is_help=True)
@@ -144,10 +144,36 @@ def table(out: Out) -> None:
     _print_table("\n\n".join(part for part in tables if part), out / "tables.md")
 
 
+@app.command("compare")
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Benchmark folder; with --out a defense of that folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    out: Annotated[Path | None, typer.Option(help="Benchmark folder in which A and B are two defenses.")] = None,
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two grids, or two defenses of one grid, cell by cell, with paired statistics over models."""
+    from clip_antidote.benchmark.comparing import compare as compare_pairs
+    from clip_antidote.benchmark.comparison_tables import as_json as to_json
+    from clip_antidote.benchmark.comparison_tables import cells_table, models_table, sentences
+    from clip_antidote.benchmark.pairing import pair_defenses, pair_grids
+
+    pairs = pair_grids(Path(a), Path(b)) if out is None else pair_defenses(out, a, b)
+    compared = compare_pairs(pairs.pairs, seed=seed)
+    if as_json:
+        print_json(to_json(compared, pairs))
+    else:
+        _show("\n\n".join([models_table(compared), cells_table(pairs.pairs), *sentences(compared, pairs)]))
+
+
 def _print_table(text: str, file: Path) -> None:
     from clip_antidote.files import write_text
 
     write_text(file, text + "\n")
+    _show(text)
+
+
+def _show(text: str) -> None:
     if console.is_terminal:
         from rich.markdown import Markdown
 
