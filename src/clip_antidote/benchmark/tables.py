@@ -16,9 +16,13 @@ ASR_DIGITS = BY_KEY["asr"].decimals
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of a head and rows of cells."""
+    """A table of a head and rows of cells; a cell is one line, whatever it holds."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join([*lines, *("| " + " | ".join(map(_one_cell, row)) + " |" for row in rows)])
+
+
+def _one_cell(text: str) -> str:
+    return " ".join(text.splitlines()).replace("|", "\\|")
 
 
 def mean_percent(values: Iterable[float | None], digits: int = 1) -> str:
@@ -177,10 +181,17 @@ def curve_table(runs: Iterable[RunRecord]) -> str:
     return markdown(heads, rows)
 
 
+def why_not(run: RunRecord) -> str:
+    """Why a run has no result; empty where it has."""
+    if run.failed is not None:
+        return f"failed: {run.failed}"
+    return f"refused: {run.refused}" if run.refused is not None else ""
+
+
 def refused_table(runs: Iterable[RunRecord]) -> str:
-    """One row per suspect and defense that could not run, with the reason; empty where all ran."""
-    reasons = {(run.suspect, run.defense): run.refused or "" for run in runs}
-    rows = [[suspect, defense, f"refused: {reason}"] for (suspect, defense), reason in reasons.items()]
+    """One row per suspect and defense that refused or failed, with the reason; empty where all ran."""
+    reasons = {(run.suspect, run.defense): why_not(run) for run in runs}
+    rows = [[suspect, defense, reason] for (suspect, defense), reason in reasons.items()]
     return markdown(["suspect", "defense", "not run"], rows) if rows else ""
 
 

@@ -34,16 +34,25 @@ def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
 
 
 @app.command("run")
-def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Device = "cpu") -> None:
-    """Run the cells of a grid that have no record yet."""
+def run(
+    grid: Grid,
+    data: Data,
+    out: Out,
+    config: ConfigFile = None,
+    device: Device = "cpu",
+    retry: Annotated[bool, typer.Option("--retry", help="Make the runs again that failed.")] = False,
+) -> None:
+    """Run the cells of a grid that have no record yet; one that fails is tried twice and kept as failed."""
     from clip_antidote.benchmark.grid import GridConfig, run_grid
+    from clip_antidote.benchmark.tables import why_not
     from clip_antidote.config import read_yaml
     from clip_antidote.jobs.purify import purify_settings
 
     settings = purify_settings(config)
-    for record in run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device):
-        if record.refused is not None:
-            say(f"{record.suspect} {record.defense} seed {record.seed}: refused: {record.refused}")
+    made = run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device, retry=retry)
+    for record in made:
+        if not record.done:
+            say(f"{record.suspect} {record.defense} seed {record.seed}: {why_not(record)}")
             continue
         after = record.after
         asr = f", ASR {after.asr.value:.2%}, PA {after.pa.value:.1%}" if after.asr and after.pa else ""
@@ -135,12 +144,20 @@ def zoo(out: Out) -> None:
 
 @app.command("table")
 def table(out: Out) -> None:
-    """Print the tables of the results as Markdown, and write them to tables.md."""
+    """Print the tables as Markdown; write tables.md, runs.csv and leaderboard.html, a page that sorts."""
+    from clip_antidote.benchmark.costs import costs_table
+    from clip_antidote.benchmark.leaderboard import leaderboard
+    from clip_antidote.benchmark.published import published_table, read_published
+    from clip_antidote.benchmark.runs_csv import runs_csv
     from clip_antidote.benchmark.store import read_runs
     from clip_antidote.benchmark.tables import curve_table, refused_table, results_table, summary_table
+    from clip_antidote.files import write_text
 
-    runs, refused = read_runs(out), read_runs(out, refused=True)
-    tables = [*(make(runs) for make in (summary_table, results_table, curve_table) if runs), refused_table(refused)]
+    runs, refused, published = read_runs(out), read_runs(out, refused=True), read_published(out)
+    tables = [make(runs) for make in (summary_table, results_table, curve_table, costs_table) if runs]
+    tables += [refused_table(refused), published_table(published)]
+    write_text(out / "runs.csv", runs_csv([*runs, *refused]))
+    write_text(out / "leaderboard.html", leaderboard(runs, refused, published))
     _print_table("\n\n".join(part for part in tables if part), out / "tables.md")
 
 

@@ -88,7 +88,9 @@ def _print(report: DefenseReport, out: Path) -> None:
     columns = {"before": report.before, f"after {report.defense}": report.after}
     console.print(metrics_table(f"measured on {report.measured_on}", columns))
     say(f"Changed: {', '.join(report.changes) or 'nothing'}; from {report.paper}.")
-    say(f"Cost: {report.seconds:.0f} s, {report.clean_images} clean images, {report.trained:,} parameters trained.")
+    memory = "".join(f", {mib:,} MiB of {where} memory at most" for where, mib in report.peak_memory.items())
+    cost = f"{report.seconds:.0f} s, {report.clean_images} clean images, {report.trained:,} parameters trained"
+    say(f"Cost: {cost}{memory}.")
     for name, value in report.details.items():
         say(f"{name}: {value}")
     for sentence in report.warnings:
