@@ -38,7 +38,8 @@ from clip_antidote.benchmark.store import read_runs, read_suspects
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
 from clip_antidote.config import read_yaml
 from clip_antidote.data.captions import load_captions
-from clip_antidote.data.folders import load_images, read_classes
+from clip_antidote.data.classes import read_classes
+from clip_antidote.data.folders import load_images
 from clip_antidote.data.problem import prepare_problem
 from clip_antidote.data.sources import decode_image
 from clip_antidote.detection.scores import ClassScore
