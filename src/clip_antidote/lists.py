@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ from clip_antidote.errors import DataError
 
 LARGEST = 64 * 2**20
 """Bytes of such a file, at most."""
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number that may count classes: digits, of which `int` makes one without trouble."""
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None
 
 
 def is_json(path: Path) -> bool:
@@ -52,7 +58,7 @@ def read_json_list(path: Path) -> list[str] | dict[str, list[str]]:
             known = ", ".join(list(value)[:20]) if isinstance(value, dict) else "no keys at all"
             raise DataError(f"{file} has no list '{key}'; it has {known}")
         value = value[key]
-    elif isinstance(value, dict) and value and all(number.isdecimal() for number in value):
+    elif isinstance(value, dict) and value and all(map(is_number, value)):
         rows = list(value.values())
         if all(_is_texts(row) and len(row) == 2 for row in rows):
             return value

@@ -5,6 +5,7 @@ Format of Zhou et al. 2022 (CoOp, arXiv 2109.01134), whose splits most work on p
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _images(file: Path, first: str) -> Path:
     """The folder that the paths start from: that of the file, or the one sub-folder that has the first image."""
     folders = [file.parent, *sorted(child for child in file.parent.iterdir() if child.is_dir())]
     for folder in folders:
-        if inside(folder, first, str(file)).is_file():
+        if os.path.isfile(inside(folder, first, str(file))):
             return folder
     raise DataError(
         f"the image {first} of {file} is neither in its folder nor in one of the folders there; put the file beside "

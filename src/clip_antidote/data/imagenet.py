@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from clip_antidote.data.formats import Pairs
 from clip_antidote.errors import DataError
+from clip_antidote.lists import is_number
 from clip_antidote.progress import mention
 
 WNID = re.compile(r"n\d{8}")
@@ -34,7 +35,7 @@ def fit_layout(folders: Sequence[str], pairs: Pairs, where: str) -> Pairs:
         return pairs
     if all(WNID.fullmatch(folder) for folder in folders):
         return _by_wnid(set(folders), pairs, where)
-    if all(re.fullmatch(r"[0-9]{1,6}", folder) for folder in folders) and not any(f.isdecimal() for f, _ in pairs):
+    if all(map(is_number, folders)) and not any(is_number(folder) for folder, _ in pairs):
         return _by_number(folders, pairs, where)
     return pairs
 

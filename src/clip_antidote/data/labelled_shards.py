@@ -19,6 +19,7 @@ from clip_antidote.data.shard_index import IMAGE_EXTENSIONS, Sample, Span, index
 from clip_antidote.data.shards import ShardSource, expand_shards
 from clip_antidote.data.splits import find_split, split_names
 from clip_antidote.errors import DataError
+from clip_antidote.lists import is_number
 from clip_antidote.progress import track
 
 NAMES = "classnames.txt"
@@ -78,7 +79,7 @@ def _label(shard: Path, file: BinaryIO, sample: Sample) -> Label | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise DataError(f"the label {shard}:{name} is neither a number nor a name")
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    return int(value) if isinstance(value, str) and is_number(value) else value
 
 
 def _entry(record: object) -> object:

@@ -16,6 +16,7 @@ from clip_antidote.data.metadata_table import IMAGE, TABLES, label_column, table
 from clip_antidote.data.sources import FileSource
 from clip_antidote.data.splits import find_split, split_names
 from clip_antidote.errors import DataError
+from clip_antidote.lists import is_number
 
 
 def _read(path: str, split: str, pairs: Pairs) -> LabelledImages:
@@ -38,7 +39,7 @@ def _read(path: str, split: str, pairs: Pairs) -> LabelledImages:
         if PurePosixPath(image.relative_to(table.parent).as_posix()).parts[: len(begins)] == begins:
             files.append(image)
             labels.append(label)
-    if all(isinstance(label, str) and label.isdecimal() for label in labels):  # a CSV has no numbers
+    if all(isinstance(label, str) and is_number(label) for label in labels):  # a CSV has no numbers
         labels = [int(label) for label in labels]
     return label_images(FileSource(files), labels, pairs, str(table))
 
