@@ -349,3 +349,22 @@ def test_a_command_takes_every_form(photos_of: Photos, tmp_path: Path, cli: Cli,
         assert cli("evaluate", model_folder, "--data", path, "--json", "b.json").status == 0
         found = json.loads(Path("b.json").read_text())
         assert {**found, "data": wanted["data"]} == wanted
+
+
+def test_hugging_faces_own_library_sees_the_same(photos_of: Photos, tmp_path: Path) -> None:
+    """Its `imagefolder` reads our miniature as we do, and its schema of parquet files names our classes."""
+    datasets = pytest.importorskip("datasets")
+    rows = rows_of(photos_of)
+    path = metadata_csv(tmp_path / "meta", rows, rows)
+    theirs = datasets.load_dataset("imagefolder", data_dir=path, split="train", cache_dir=str(tmp_path / "cache"))
+    ours = load_images(path)
+    assert theirs["label"] == [ours.classes[label] for label in ours.labels.tolist()]
+    for index, image in enumerate(theirs["image"]):
+        assert image.convert("RGB").tobytes() == ours.source.read(index).tobytes()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    images = [{"bytes": content, "path": name} for name, _, _, content in rows]
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    columns = {"image": images, "label": [label for _, label, _, _ in rows]}
+    made = pytest.importorskip("pyarrow").table(columns, schema=features.arrow_schema)
+    pytest.importorskip("pyarrow.parquet").write_table(made, tmp_path / "hub/data/train-00000-of-00001.parquet")
+    same(load_images(tmp_path / "hub"), rows)

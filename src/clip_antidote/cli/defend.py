@@ -35,7 +35,10 @@ def command(
     model: Annotated[str, typer.Argument(help="Model spec, like open_clip:RN50@suspect.pt or local-dir:DIR.")],
     defense: Annotated[str, typer.Option(help="Name of the defense, see `clip-antidote ls defenses`.")] = "cbpt",
     data: Annotated[
-        str | None, typer.Option(help="Clean labelled images: a folder per class, a CSV, or embedded:clothing.")
+        str | None,
+        typer.Option(
+            help="Clean labelled images: a folder per class, a CSV, embedded:clothing, or as docs/data.md says."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Result folder to write.")] = Path("defended"),
     shots: Annotated[int, typer.Option(help="Clean images per class.", min=1)] = 16,
