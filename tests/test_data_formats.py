@@ -222,6 +222,23 @@ def test_folders_by_wordnet_id_take_their_classes_from_the_list(photos_of: Photo
         load_images(path, classes=[("dress", "dress"), ("hat", "hat")])
 
 
+def test_the_list_of_all_of_imagenet_that_the_page_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = {str(number): [f"n{number:08d}", "crane"] for number in range(1000)}
+    Path("imagenet_class_index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="duplicate class name 'crane'"):
+        read_classes(Path("imagenet_class_index.json"))
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    pairs = read_classes(Path("imagenet.txt"))
+    assert len(pairs) == 1000
+    assert (pairs[0], pairs[744], pairs[836]) == (
+        ("n00000000", "tench"),
+        ("n00000744", "projectile"),
+        ("n00000836", "sunglass"),
+    )
+
+
 def test_numbered_folders_are_places_in_the_list(photos_of: Photos, tmp_path: Path) -> None:
     """As ImageNet-V2 has them; sorted as texts, 10 would come before 2."""
     rows = rows_of(photos_of)

@@ -45,7 +45,7 @@ def _by_wnid(folders: set[str], pairs: Sequence[tuple[str, str]], where: str) ->
     if not kept:
         raise DataError(
             f"the folders of {where} are named by WordNet ids, and the class list has none of them; write lines like "
-            f"'{min(folders)} = name', or give imagenet_class_index.json"
+            f"'{min(folders)} = name', see docs/data.md"
         )
     _say_subset(len(kept), len(pairs), where)
     return kept
