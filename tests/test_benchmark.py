@@ -192,8 +192,8 @@ def test_tables_show_the_same_run_with_less_of_the_defense() -> None:
     assert [line.split(" | ")[0] for line in lines[2:]] == names
     assert lines[3].split(" | ")[2] == "50.0", "mean per-class recall"
     assert lines[4].split(" | ")[5] == "40.0", "PA"
-    assert lines[3].split(" | ")[8] == "75.0", "PA as share of the clean model's"
-    assert lines[3].endswith("| 1.00 | 75.0 | 1/1 |"), "there is no column of an oracle that was not run"
+    assert lines[3].split(" | ")[9] == "75.0", "PA as share of the clean model's"
+    assert lines[3].endswith("| 1.00 | 0.990 | 75.0 | 1/1 |"), "there is no column of an oracle that was not run"
     assert "one look" not in results_table([record])
     older = run_record(after=rates(asr=0.01, pa=0.6, mean_per_class_recall=None), seed=1)  # type: ignore[arg-type]
     assert "mean recall" in summary_table([record])
@@ -203,7 +203,7 @@ def test_tables_show_the_same_run_with_less_of_the_defense() -> None:
 def test_shares_of_the_oracle_and_shots_are_told_apart() -> None:
     oracle = run_record(defense="oracle", after=rates(asr=0.0, pa=0.75))
     line = summary_table([run_record(), oracle]).splitlines()[3]
-    assert line.split(" | ")[8] == "80.0"
+    assert line.split(" | ")[9] == "80.0"
     few = results_table([run_record(), run_record(shots=2)])
     assert "| badnet-cat | cbpt, 2 shots |" in few
     assert "| badnet-cat | cbpt, 16 shots |" in few

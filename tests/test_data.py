@@ -11,7 +11,8 @@ import torch
 from open_clip.transform import image_transform
 from PIL import Image
 
-from clip_antidote.data.folders import load_images, read_classes
+from clip_antidote.data.classes import read_classes
+from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages, resize_image
 from clip_antidote.data.sources import TarSource, TensorSource
 from clip_antidote.errors import DataError

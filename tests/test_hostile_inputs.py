@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 
 from clip_antidote.attacks.trigger_making import _kept_trigger
 from clip_antidote.config import Config, read_yaml
-from clip_antidote.data.folders import load_images, read_classes
+from clip_antidote.data.classes import read_classes
+from clip_antidote.data.folders import load_images
 from clip_antidote.data.problem import prepare_problem
 from clip_antidote.detection.scores import ClassScore
 from clip_antidote.detection.search import SearchResult

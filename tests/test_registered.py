@@ -141,6 +141,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "VariantConfig": {"label": "long"},
     "Profile": {"paper": "An author, 2020", "changes": ["prompts"], "differs": "nothing"},
     "PopulationConfig": {"bases": [{"name": "a", "tower": "vit", "model": {}}], "targets": ["hat"]},
+    "Published": {"defense": "a", "attack": "b", "backbone": "c", "source": "d"},
     "SuspectConfig": {"attack": "badnet"},
     "GridConfig": {"suspects": [{"attack": "badnet", "target": "hat"}, {"attack": "clean"}]},
 }

@@ -36,11 +36,12 @@ COMMANDS = [
     "train",
     "train-stego",
 ]
-GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", n] for n in ("prepare", "run", "zoo", "table"))]
+BENCHMARK = ("prepare", "run", "zoo", "table", "compare")
+GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", name] for name in BENCHMARK)]
 LIGHT = [
     ["--help"],
     ["--version"],
-    *(["ls", kind] for kind in ("attacks", "defenses", "triggers", "models")),
+    *(["ls", kind] for kind in ("attacks", "defenses", "triggers", "models", "scores")),
     *([name, "--help"] for name in COMMANDS),
     *([*names, "--help"] for names in GROUPS),
 ]

@@ -46,5 +46,9 @@ class UsageError(ClipAntidoteError):
     exit_status = 4
 
 
+class PluginError(ClipAntidoteError):
+    """What an installed package adds by an entry point cannot be used."""
+
+
 class ImplantError(ClipAntidoteError):
     """An attack failed its implant check."""

@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "runs" / "fuzz" / "kills"
 """Where the folders of runs stay that ended otherwise than the undisturbed one."""
 
-TIMES = {"seconds", "created", "date", "stages", "versions"}
-"""Entries of records that tell when and how fast; they differ between two undisturbed runs too."""
+TIMES = {"seconds", "created", "date", "stages", "versions", "peak_memory"}
+"""Entries of records that tell when, how fast and at what cost; they differ between two undisturbed runs too."""
 
 WRITING = 0.3
 """Share of the moments that lie in the writing: after the first change to the result's place."""

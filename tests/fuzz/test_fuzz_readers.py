@@ -33,12 +33,18 @@ from inputs import (
 from mutations import mutate_bytes, mutate_json, mutate_tree
 from safetensors.torch import save_file
 
+from clip_antidote.benchmark.comparing import compare
+from clip_antidote.benchmark.costs import costs_table
 from clip_antidote.benchmark.grid import GridConfig
+from clip_antidote.benchmark.leaderboard import leaderboard
+from clip_antidote.benchmark.pairing import Pair
+from clip_antidote.benchmark.runs_csv import runs_csv
 from clip_antidote.benchmark.store import read_runs, read_suspects
 from clip_antidote.benchmark.tables import curve_table, results_table, summary_table, zoo_table
 from clip_antidote.config import read_yaml
 from clip_antidote.data.captions import load_captions
-from clip_antidote.data.folders import load_images, read_classes
+from clip_antidote.data.classes import read_classes
+from clip_antidote.data.folders import load_images
 from clip_antidote.data.problem import prepare_problem
 from clip_antidote.data.sources import decode_image
 from clip_antidote.detection.scores import ClassScore
@@ -419,12 +425,16 @@ def test_records_of_a_benchmark(tmp_path: Path) -> None:
             lines[chosen] = json.dumps(runs[chosen]).encode()
             records = mutate_json(suspects, draw)
         (folder / "runs.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+        paged = draw.random() < 0.2
         (folder / "suspects.json").write_bytes(records)
 
         def read() -> None:
             found = read_runs(folder)
-            for table in (summary_table, results_table, curve_table):
+            for table in (summary_table, results_table, curve_table, costs_table, runs_csv):
                 table(found)
+            if paged and found:  # these draw thousands of samples
+                leaderboard(found)
+                compare([Pair("all", run, run) for run in found])
             zoo_table(read_suspects(folder))
 
         return read

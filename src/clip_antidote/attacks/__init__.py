@@ -41,6 +41,9 @@ ATTACKS: Registry[type[Attack]] = Registry(
             "blend whose features imitate the target's clean images; knows the defense",
         ),
     },
+    group="clip_antidote.attacks",
+    base="clip_antidote.attacks.base:Attack",
+    needs=("name", "config_class"),
 )
 
 __all__ = ["ATTACKS"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import traceback
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from clip_antidote.benchmark.records import RunRecord, best_scores
 from clip_antidote.data.folders import load_images
+from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.base import Truth
 from clip_antidote.defenses.defend import defend
-from clip_antidote.errors import DataError, RefusedError
+from clip_antidote.errors import ClipAntidoteError, DataError, RefusedError
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metric_table import METRICS
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.models import DualEncoder, load_model
+from clip_antidote.plain import plain
+from clip_antidote.progress import mention
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
@@ -61,11 +66,15 @@ class LoadedSuspect:
 def run_cell(
     run: Run, suspect: LoadedSuspect, grid: GridConfig, data: str, config: CBPTConfig
 ) -> tuple[RunRecord, dict[str, Any] | None]:
-    """Makes one run; returns its record, and its settings but for the seed where it ran."""
+    """Makes one run; returns its record, and its settings but for the seed where it ran.
+
+    One that fails is tried once more, and then kept as failed with its sentence: the rest of the grid goes on.
+
+    Raises:
+        DataError: The data have no such shots; no other cell could run either.
+    """
     shots = load_images(data, shots=grid.shots, seed=run.seed)
     target = run.suspect.target
-    before = measure(suspect.hand, suspect.features, target=target).metrics
-    needs = DEFENSES.get(run.defense).profile.needs
     facts: dict[str, Any] = {
         "suspect": run.suspect.name,
         "label": run.suspect.label,
@@ -74,9 +83,34 @@ def run_cell(
         "defense": run.defense,
         "seed": run.seed,
         "shots": grid.shots,
-        "before": before,
+        "before": measure(suspect.hand, suspect.features, target=target).metrics,
         "suspect_sha256": suspect.model.sha256,
     }
+    start = time.perf_counter()
+    try:
+        return _try_cell(run, suspect, shots, config, facts)
+    except Exception as error:  # whatever a defense can raise is its own failure, and no end of the grid
+        mention(f"{run.suspect.name} {run.defense} seed {run.seed} failed and is tried once more: {reason(error)}")
+    try:
+        return _try_cell(run, suspect, shots, config, facts)
+    except Exception as error:
+        seconds = round(time.perf_counter() - start, 2)
+        return RunRecord(**facts, after=facts["before"], failed=reason(error), seconds=seconds), None
+
+
+def reason(error: Exception) -> str:
+    """Says how a run failed, in a sentence; of an error that no user causes, its kind and place too."""
+    if isinstance(error, ClipAntidoteError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return plain(f"{type(error).__name__}: {str(error)[:500]} ({Path(last.filename).name}, line {last.lineno})")
+
+
+def _try_cell(
+    run: Run, suspect: LoadedSuspect, shots: LabelledImages, config: CBPTConfig, facts: dict[str, Any]
+) -> tuple[RunRecord, dict[str, Any] | None]:
+    needs = DEFENSES.get(run.defense).profile.needs
+    target = run.suspect.target
     try:
         defended = defend(
             suspect.model,
@@ -88,7 +122,7 @@ def run_cell(
             truth=Truth(suspect.trigger, target),
         )
     except RefusedError as error:
-        return RunRecord(**facts, after=before, refused=str(error), seconds=0.0), None
+        return RunRecord(**facts, after=facts["before"], refused=str(error), seconds=0.0), None
     classifier, features = defended.classifier, suspect.features
     if classifier.model is not suspect.model:
         features = encode_test_images(classifier.model, suspect.test, trigger=suspect.trigger)
@@ -99,6 +133,7 @@ def run_cell(
         seconds=defended.seconds,
         clean_images=defended.clean_images,
         trained=defended.trained,
+        peak_memory=defended.peak_memory,
         **found,
     )
     return record, defended.settings.model_dump(mode="json", exclude={"seed"})

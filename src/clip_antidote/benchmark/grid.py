@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from clip_antidote.benchmark.cells import CLEAN, LoadedSuspect, run_cell
+from clip_antidote.benchmark.published import Published, write_published
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, fingerprint
 from clip_antidote.benchmark.store import WAIT, RunLog, claim_work, clear_claims
 from clip_antidote.config import Config, FolderPart
@@ -59,6 +60,7 @@ class GridConfig(Config):
         seeds: Seeds of shots and defense.
         suspects: Poisoned models and controls.
         defenses: Names of defenses, see `clip_antidote.defenses`.
+        published: Numbers of papers to show beside the measured ones.
     """
 
     model: str = "tiny"
@@ -66,6 +68,7 @@ class GridConfig(Config):
     seeds: tuple[int, ...] = (0, 1, 2)
     suspects: tuple[SuspectConfig, ...]
     defenses: tuple[str, ...] = ("cbpt",)
+    published: tuple[Published, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,11 @@ def run_grid(
     config: CBPTConfig | None = None,
     device: str = "cpu",
     wait: float = WAIT,
+    retry: bool = False,
 ) -> Iterator[RunRecord]:
     """Runs what has no record yet, yielding every record, old and new, in order of the grid.
+
+    A run that fails twice is kept as failed and not made again, unless `retry` asks for it.
 
     Several processes may work on one folder: a run that another one makes is left to it, and its record comes when
     it is there, looked for every `wait` seconds where nothing else is left.
@@ -131,14 +137,17 @@ def run_grid(
     log = RunLog(out)
     loaded: dict[str, LoadedSuspect] = {}
     left = all_runs(grid)
+    write_published(out, grid.published)
+    again = {run.key(grid.shots) for run in left} if retry else set()
     while left:
         others = []
         for run in left:
             key = run.key(grid.shots)
-            record = log.find(key)
+            record = _found(log, key, again)
             if record is None:
                 with claim_work(out, fingerprint({"run": key})) as ours:
-                    if ours and (record := log.find(key)) is None:  # another one may have made it just now
+                    if ours and (record := _found(log, key, again)) is None:  # another one may have made it just now
+                        again.discard(key)
                         name = run.suspect.name
                         if name not in loaded:
                             loaded = {name: LoadedSuspect(run.suspect, grid, data, out, device)}
@@ -152,3 +161,9 @@ def run_grid(
             time.sleep(wait)
         left = others
     clear_claims(out)
+
+
+def _found(log: RunLog, key: Key, again: set[Key]) -> RunRecord | None:
+    """The record of a run; None where there is none, or it failed and is to be made again."""
+    record = log.find(key)
+    return None if record is not None and record.failed is not None and key in again else record

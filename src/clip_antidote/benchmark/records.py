@@ -60,14 +60,16 @@ class RunRecord(Record):
         targets_suspected: The classes named as targets; None for a defense that looks for none.
         scores: The classes with the most evidence.
         before: The suspect with hand-written prompts.
-        after: The defended suspect; the suspect itself where the defense refused.
+        after: The defended suspect; the suspect itself where the defense refused or failed.
         refused: Why the defense could not run, None where it ran.
+        failed: How it failed, twice in a row; None where it did not.
         after_single: The same run with one weight per class.
         after_one_look: The same run without the second look.
         curve: The same run at other thresholds of the gate.
         seconds: Duration of the defense.
         clean_images: Clean images it was given.
         trained: Parameters it trained.
+        peak_memory: The most memory while it ran, in MiB, see `memory.peak_memory`; empty where it was not measured.
         stages: Seconds per stage.
         settings: Key of its settings, but for the seed, in `settings.json`.
         versions: Key of the library versions there.
@@ -88,12 +90,14 @@ class RunRecord(Record):
     before: Measured
     after: Measured
     refused: str | None = None
+    failed: str | None = None
     after_single: Measured | None = None
     after_one_look: Measured | None = None
     curve: tuple[tuple[float, Measured], ...] = ()
     seconds: float
     clean_images: int | None = None
     trained: int | None = None
+    peak_memory: dict[str, int] = Field(default_factory=dict)
     stages: dict[str, float] = Field(default_factory=dict)
     settings: str | None = None
     versions: str | None = None
@@ -104,6 +108,11 @@ class RunRecord(Record):
     def key(self) -> Key:
         """What tells it from other runs."""
         return self.suspect, self.defense, self.shots, self.seed
+
+    @property
+    def done(self) -> bool:
+        """Whether the defense ran to its end."""
+        return self.refused is None and self.failed is None
 
     @property
     def target_suspected(self) -> str | None:

@@ -184,7 +184,7 @@ def _read_json(file: Path) -> Any:
 
 
 def read_runs(folder: Path, *, refused: bool = False) -> list[RunRecord]:
-    """Reads the runs of a benchmark folder, or those refused, ordered by suspect, defense, shots and seed.
+    """Reads the runs of a benchmark folder, or those refused or failed, ordered by suspect, defense, shots and seed.
 
     Raises:
         DataError: There are none at all, or a line is no record.
@@ -200,7 +200,7 @@ def read_runs(folder: Path, *, refused: bool = False) -> list[RunRecord]:
         return run.model_copy(update={"reference": suspect.clean}) if suspect and suspect.target else run
 
     runs = (log.runs[key] for key in sorted(log.runs))
-    return [with_reference(run) for run in runs if (run.refused is not None) == refused]
+    return [with_reference(run) for run in runs if run.done != refused]
 
 
 def read_suspects(folder: Path) -> list[SuspectRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
 
+from clip_antidote.benchmark.fidelity import fidelity, mean_fidelity
 from clip_antidote.benchmark.records import RunRecord, SuspectRecord
 from clip_antidote.errors import DataError
 from clip_antidote.evaluation.metric_table import METRICS, MISSING, Metric
@@ -15,15 +16,30 @@ ASR_DIGITS = BY_KEY["asr"].decimals
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of a head and rows of cells."""
+    """A table of a head and rows of cells; a cell is one line, whatever it holds."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join([*lines, *("| " + " | ".join(map(_one_cell, row)) + " |" for row in rows)])
+
+
+def _one_cell(text: str) -> str:
+    return " ".join(text.splitlines()).replace("|", "\\|")
 
 
 def mean_percent(values: Iterable[float | None], digits: int = 1) -> str:
     """The mean of what is known, in percent."""
     known = [value for value in values if value is not None]
     return f"{100 * mean(known):.{digits}f}" if known else MISSING
+
+
+def fidelity_text(value: float | None) -> str:
+    """A mitigation fidelity for reading; it is a product of ratios, not a percentage."""
+    return MISSING if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def _unchanged(runs: Sequence[RunRecord]) -> str:
+    """The fidelity of doing nothing: 0 for a poisoned model, 1 for a clean one."""
+    before = runs[0].before
+    return fidelity_text(fidelity(before, before, poisoned=runs[0].target is not None))
 
 
 def _columns(measured: Iterable[Metrics]) -> list[Metric]:
@@ -71,15 +87,16 @@ def results_table(runs: list[RunRecord]) -> str:
     for suspect in sorted({run.suspect for run in runs}):
         own = [run for run in runs if run.suspect == suspect]
         if own[0].reference is not None:
-            rows.append([suspect, "(clean model)", *_means(columns, [own[0].reference]), "", "", ""])
-        rows.append([suspect, "none", *_means(columns, [own[0].before]), "", "", ""])
+            rows.append([suspect, "(clean model)", *_means(columns, [own[0].reference]), "", "", "", ""])
+        rows.append([suspect, "none", *_means(columns, [own[0].before]), _unchanged(own), "", "", ""])
         for defense in dict.fromkeys(run.defense for run in own):
             these = sorted((run for run in own if run.defense == defense), key=lambda run: run.seed)
             by_seed = " ".join(mean_percent([run.after.value("asr")], ASR_DIGITS) for run in these)
             cells = _means(columns, [run.after for run in these])
+            cells.append(fidelity_text(mean_fidelity(these)))
             rows.append([suspect, defense, *cells, by_seed, _named(these), f"{mean(r.seconds for r in these):.0f}"])
     heads = [column.head for column in columns]
-    return markdown(["suspect", "defense", *heads, "ASR by seed", "target named", "seconds"], rows)
+    return markdown(["suspect", "defense", *heads, "fidelity", "ASR by seed", "target named", "seconds"], rows)
 
 
 def _named(runs: Sequence[RunRecord]) -> str:
@@ -108,17 +125,20 @@ def summary_table(runs: list[RunRecord]) -> str:
     heads = [column.head for column in columns]
     rows = [
         ["none", *_means(columns, undefended), mean_percent([largest(undefended)], ASR_DIGITS)]
+        + [_unchanged(poisoned) if poisoned else MISSING]
         + [""] * (2 + len(oracle_head))
     ]
     for defense in dict.fromkeys(run.defense for run in poisoned):
         these = [run for run in poisoned if run.defense == defense]
         after = [run.after for run in these]
         cells = [*_means(columns, after), mean_percent([largest(after)], ASR_DIGITS)]
+        cells.append(fidelity_text(mean_fidelity(these)))
         if oracle:
             cells.append(mean_percent(_oracle_shares(these, oracle)))
         rows.append([defense, *cells, mean_percent([kept_share(these)]), _named(these)])
     return markdown(
-        ["defense", *heads, "largest ASR", *oracle_head, "PA / PA of the clean model", "target named"], rows
+        ["defense", *heads, "largest ASR", "fidelity", *oracle_head, "PA / PA of the clean model", "target named"],
+        rows,
     )
 
 
@@ -161,10 +181,17 @@ def curve_table(runs: Iterable[RunRecord]) -> str:
     return markdown(heads, rows)
 
 
+def why_not(run: RunRecord) -> str:
+    """Why a run has no result; empty where it has."""
+    if run.failed is not None:
+        return f"failed: {run.failed}"
+    return f"refused: {run.refused}" if run.refused is not None else ""
+
+
 def refused_table(runs: Iterable[RunRecord]) -> str:
-    """One row per suspect and defense that could not run, with the reason; empty where all ran."""
-    reasons = {(run.suspect, run.defense): run.refused or "" for run in runs}
-    rows = [[suspect, defense, f"refused: {reason}"] for (suspect, defense), reason in reasons.items()]
+    """One row per suspect and defense that refused or failed, with the reason; empty where all ran."""
+    reasons = {(run.suspect, run.defense): why_not(run) for run in runs}
+    rows = [[suspect, defense, reason] for (suspect, defense), reason in reasons.items()]
     return markdown(["suspect", "defense", "not run"], rows) if rows else ""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import ConfigFile, Device, console, say
+from clip_antidote.cli.common import ConfigFile, Device, JsonFlag, Seed, console, print_json, say
 from clip_antidote.plain import plain
 
 app = typer.Typer(help="Compare defenses on poisoned models; resumable.", no_args_is_help=True)
@@ -34,16 +34,25 @@ def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
 
 
 @app.command("run")
-def run(grid: Grid, data: Data, out: Out, config: ConfigFile = None, device: Device = "cpu") -> None:
-    """Run the cells of a grid that have no record yet."""
+def run(
+    grid: Grid,
+    data: Data,
+    out: Out,
+    config: ConfigFile = None,
+    device: Device = "cpu",
+    retry: Annotated[bool, typer.Option("--retry", help="Make the runs again that failed.")] = False,
+) -> None:
+    """Run the cells of a grid that have no record yet; one that fails is tried twice and kept as failed."""
     from clip_antidote.benchmark.grid import GridConfig, run_grid
+    from clip_antidote.benchmark.tables import why_not
     from clip_antidote.config import read_yaml
     from clip_antidote.jobs.purify import purify_settings
 
     settings = purify_settings(config)
-    for record in run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device):
-        if record.refused is not None:
-            say(f"{record.suspect} {record.defense} seed {record.seed}: refused: {record.refused}")
+    made = run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device, retry=retry)
+    for record in made:
+        if not record.done:
+            say(f"{record.suspect} {record.defense} seed {record.seed}: {why_not(record)}")
             continue
         after = record.after
         asr = f", ASR {after.asr.value:.2%}, PA {after.pa.value:.1%}" if after.asr and after.pa else ""
@@ -135,19 +144,53 @@ def zoo(out: Out) -> None:
 
 @app.command("table")
 def table(out: Out) -> None:
-    """Print the tables of the results as Markdown, and write them to tables.md."""
+    """Print the tables as Markdown; write tables.md, runs.csv and leaderboard.html, a page that sorts."""
+    from clip_antidote.benchmark.costs import costs_table
+    from clip_antidote.benchmark.leaderboard import leaderboard
+    from clip_antidote.benchmark.published import published_table, read_published
+    from clip_antidote.benchmark.runs_csv import runs_csv
     from clip_antidote.benchmark.store import read_runs
     from clip_antidote.benchmark.tables import curve_table, refused_table, results_table, summary_table
+    from clip_antidote.files import write_text
 
-    runs, refused = read_runs(out), read_runs(out, refused=True)
-    tables = [*(make(runs) for make in (summary_table, results_table, curve_table) if runs), refused_table(refused)]
+    runs, refused, published = read_runs(out), read_runs(out, refused=True), read_published(out)
+    tables = [make(runs) for make in (summary_table, results_table, curve_table, costs_table) if runs]
+    tables += [refused_table(refused), published_table(published)]
+    write_text(out / "runs.csv", runs_csv([*runs, *refused]))
+    write_text(out / "leaderboard.html", leaderboard(runs, refused, published))
     _print_table("\n\n".join(part for part in tables if part), out / "tables.md")
+
+
+@app.command("compare")
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="Benchmark folder; with --out a defense of that folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one.")],
+    out: Annotated[Path | None, typer.Option(help="Benchmark folder in which A and B are two defenses.")] = None,
+    seed: Seed = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two grids, or two defenses of one grid, cell by cell, with paired statistics over models."""
+    from clip_antidote.benchmark.comparing import compare as compare_pairs
+    from clip_antidote.benchmark.comparison_tables import as_json as to_json
+    from clip_antidote.benchmark.comparison_tables import cells_table, models_table, sentences
+    from clip_antidote.benchmark.pairing import pair_defenses, pair_grids
+
+    pairs = pair_grids(Path(a), Path(b)) if out is None else pair_defenses(out, a, b)
+    compared = compare_pairs(pairs.pairs, seed=seed)
+    if as_json:
+        print_json(to_json(compared, pairs))
+    else:
+        _show("\n\n".join([models_table(compared), cells_table(pairs.pairs), *sentences(compared, pairs)]))
 
 
 def _print_table(text: str, file: Path) -> None:
     from clip_antidote.files import write_text
 
     write_text(file, text + "\n")
+    _show(text)
+
+
+def _show(text: str) -> None:
     if console.is_terminal:
         from rich.markdown import Markdown
 

@@ -35,7 +35,10 @@ def command(
     model: Annotated[str, typer.Argument(help="Model spec, like open_clip:RN50@suspect.pt or local-dir:DIR.")],
     defense: Annotated[str, typer.Option(help="Name of the defense, see `clip-antidote ls defenses`.")] = "cbpt",
     data: Annotated[
-        str | None, typer.Option(help="Clean labelled images: a folder per class, a CSV, or embedded:clothing.")
+        str | None,
+        typer.Option(
+            help="Clean labelled images: a folder per class, a CSV, embedded:clothing, or as docs/data.md says."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Result folder to write.")] = Path("defended"),
     shots: Annotated[int, typer.Option(help="Clean images per class.", min=1)] = 16,
@@ -88,7 +91,9 @@ def _print(report: DefenseReport, out: Path) -> None:
     columns = {"before": report.before, f"after {report.defense}": report.after}
     console.print(metrics_table(f"measured on {report.measured_on}", columns))
     say(f"Changed: {', '.join(report.changes) or 'nothing'}; from {report.paper}.")
-    say(f"Cost: {report.seconds:.0f} s, {report.clean_images} clean images, {report.trained:,} parameters trained.")
+    memory = "".join(f", {mib:,} MiB of {where} memory at most" for where, mib in report.peak_memory.items())
+    cost = f"{report.seconds:.0f} s, {report.clean_images} clean images, {report.trained:,} parameters trained"
+    say(f"Cost: {cost}{memory}.")
     for name, value in report.details.items():
         say(f"{name}: {value}")
     for sentence in report.warnings:

@@ -12,7 +12,10 @@ from clip_antidote.cli.common import AllowDownload, BaseModel, Classes, Device, 
 
 def command(
     model: Annotated[str, typer.Argument(help="Model spec, or the folder of a purified classifier.")],
-    data: Annotated[str, typer.Option(help="Labelled images: a folder per class, a CSV, or embedded:clothing.")],
+    data: Annotated[
+        str,
+        typer.Option(help="Labelled images: a folder per class, a CSV, embedded:clothing, or as docs/data.md says."),
+    ],
     trigger: Annotated[str | None, typer.Option(help="Folder of a saved trigger, or the name of one.")] = None,
     target: Annotated[str | None, typer.Option(help="The attacker's target class.")] = None,
     classes: Classes = None,

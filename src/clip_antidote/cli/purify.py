@@ -24,7 +24,10 @@ from clip_antidote.cli.common import (
 def command(
     model: Annotated[str, typer.Argument(help="Model spec, like open_clip:RN50@suspect.pt or local-dir:DIR.")],
     data: Annotated[
-        str | None, typer.Option(help="Clean labelled images: a folder per class, a CSV, or embedded:clothing.")
+        str | None,
+        typer.Option(
+            help="Clean labelled images: a folder per class, a CSV, embedded:clothing, or as docs/data.md says."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Artefact folder to write.")] = Path("purified"),
     shots: Annotated[int, typer.Option(help="Clean images per class.", min=1)] = 16,

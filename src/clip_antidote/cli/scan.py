@@ -21,7 +21,10 @@ ALARM = 0.05
 def command(
     model: Annotated[str, typer.Argument(help="Model spec, like open_clip:RN50@suspect.pt or local-dir:DIR.")],
     data: Annotated[
-        str, typer.Option(help="Clean labelled images: a folder per class, a CSV, or embedded:clothing.")
+        str,
+        typer.Option(
+            help="Clean labelled images: a folder per class, a CSV, embedded:clothing, or as docs/data.md says."
+        ),
     ],
     shots: Annotated[int, typer.Option(help="Clean images per class.", min=1)] = 16,
     classes: Classes = None,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from clip_antidote.data.embedded import is_embedded
 from clip_antidote.data.folders import load_images
+from clip_antidote.data.formats import is_embedded
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import IMAGE_SUFFIXES, FileSource, ImageSource
 from clip_antidote.errors import DataError

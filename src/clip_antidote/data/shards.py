@@ -11,27 +11,22 @@ import glob
 import itertools
 import json
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
+from clip_antidote.data.shard_index import IMAGE_EXTENSIONS, Sample, Span, indexed
 from clip_antidote.data.sources import decode_image
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.progress import track
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 _MAX_SHARDS = 1_000_000
 _MAX_CAPTION = 2**16
 _MAX_JSON = 2**20
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-
-Span = tuple[str, int, int]
-"""Name, offset and size of a member."""
 
 
 def is_shards(spec: str) -> bool:
@@ -148,7 +143,7 @@ def read_shards(paths: Sequence[Path]) -> tuple[ShardSource, list[str]]:
     spans: list[Span] = []
     captions: list[str] = []
     for number, path in enumerate(track(paths, "reading shards", total=len(paths))):
-        for span, caption in _index_shard(path):
+        for span, caption in _captioned(path):
             shards.append(number)
             spans.append(span)
             captions.append(caption)
@@ -158,76 +153,15 @@ def read_shards(paths: Sequence[Path]) -> tuple[ShardSource, list[str]]:
     return ShardSource(paths, shards, spans), captions
 
 
-@dataclass
-class _Sample:
-    """What a shard holds under one key."""
-
-    images: dict[str, Span] = field(default_factory=dict)
-    caption: Span | None = None
-    record: Span | None = None
-
-
-def _index_shard(path: Path) -> Iterator[tuple[Span, str]]:
-    try:
-        with path.open("rb") as file:
-            for sample in _samples(path, file).values():
-                span = next((sample.images[e] for e in IMAGE_EXTENSIONS if e in sample.images), None)
-                caption = _caption(path, file, sample) if span is not None else ""
-                if span is not None and caption:
-                    yield span, caption
-    except DataError:
-        raise
-    except Exception as error:  # a crafted header can make tarfile fail in any way
-        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-        raise DataError(f"cannot read the shard {path} ({reason}); it must be an uncompressed tar file") from error
+def _captioned(path: Path) -> Iterator[tuple[Span, str]]:
+    for sample, file in indexed(path):
+        span = next((sample.images[e] for e in IMAGE_EXTENSIONS if e in sample.images), None)
+        caption = _caption(path, file, sample) if span is not None else ""
+        if span is not None and caption:
+            yield span, caption
 
 
-def _samples(path: Path, file: BinaryIO) -> dict[str, _Sample]:
-    size = path.stat().st_size
-    samples: dict[str, _Sample] = {}
-    last = -1
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            name = _printable(member.name)
-            if member.size < 0 or member.offset <= last:
-                raise DataError(f"the shard {path} is damaged at {name}; copy or download it again")
-            last = member.offset
-            if member.offset_data + member.size > size:
-                raise DataError(f"the shard {path} is cut off inside {name}; copy or download it again")
-            folder, _, base = member.name.rpartition("/")
-            key, _, extension = base.partition(".")
-            if not member.isreg() or member.issparse() or not key:
-                continue
-            sample = samples.setdefault(f"{folder}/{key}", _Sample())
-            _put(sample, extension.lower(), (name, member.offset_data, member.size), path)
-        # A damaged header ends the iteration without a word, so the end has to be looked at.
-        file.seek(archive.offset)
-        rest = file.read(tarfile.BLOCKSIZE)
-    if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
-        raise DataError(f"the shard {path} is damaged or cut off at byte {archive.offset}; copy or download it again")
-    return samples
-
-
-def _printable(name: str) -> str:
-    """A name that can be shown and written, whatever its bytes."""
-    return "".join(c if c.isprintable() else "?" for c in name[:200])
-
-
-def _put(sample: _Sample, extension: str, span: Span, path: Path) -> None:
-    if extension in IMAGE_EXTENSIONS:
-        known: Span | None = sample.images.get(extension)
-        sample.images[extension] = span
-    elif extension == "txt":
-        known, sample.caption = sample.caption, span
-    elif extension == "json":
-        known, sample.record = sample.record, span
-    else:
-        return
-    if known is not None:
-        raise DataError(f"the shard {path} holds {span[0]} twice; keys must be unique")
-
-
-def _caption(path: Path, file: BinaryIO, sample: _Sample) -> str:
+def _caption(path: Path, file: BinaryIO, sample: Sample) -> str:
     """The caption in one line, empty where there is none."""
     span = sample.caption or sample.record
     if span is None:

@@ -58,6 +58,9 @@ DEFENSES: Registry[type[Defense]] = Registry(
         ),
         "oracle": ("clip_antidote.defenses.cbpt:Oracle", "CBPT told the true trigger and target: the ceiling"),
     },
+    group="clip_antidote.defenses",
+    base="clip_antidote.defenses.base:Defense",
+    needs=("profile", "config_class"),
 )
 
 __all__ = ["DEFENSES"]

@@ -16,6 +16,7 @@ from clip_antidote.defenses.base import Defense, Given, Truth
 from clip_antidote.defenses.profile import Profile
 from clip_antidote.defenses.refusal import refusal
 from clip_antidote.errors import RefusedError
+from clip_antidote.memory import peak_memory
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 
@@ -32,6 +33,7 @@ class Defended:
         clean_images: Clean images it was given.
         trained: Parameters it trained.
         seconds: How long it took.
+        peak_memory: The most memory while it ran, in MiB, see `memory.peak_memory`.
         details: What else it found or chose, ready for JSON.
         tensors: What was trained, where the model cannot be saved as one of its library.
     """
@@ -43,6 +45,7 @@ class Defended:
     clean_images: int
     trained: int
     seconds: float
+    peak_memory: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -99,8 +102,10 @@ def defend(
         raise RefusedError(reason)
     if not defense.profile.needs.truth:
         given = replace(given, truth=None)
-    start = time.perf_counter()
-    made = defense.apply(given)
+    with peak_memory() as peak:
+        start = time.perf_counter()
+        made = defense.apply(given)
+        seconds = round(time.perf_counter() - start, 2)
     return Defended(
         name=name,
         profile=defense.profile,
@@ -108,7 +113,8 @@ def defend(
         classifier=made.classifier,
         clean_images=len(shots) if defense.profile.needs.shots else 0,
         trained=made.trained,
-        seconds=round(time.perf_counter() - start, 2),
+        seconds=seconds,
+        peak_memory=peak,
         details=made.details,
         tensors=made.tensors,
     )

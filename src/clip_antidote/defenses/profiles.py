@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from clip_antidote.defenses.profile import Needs, Profile
+from clip_antidote.registry import Registry
+
+PLUGIN_PROFILES: Registry[Profile] = Registry(
+    "profile", {}, group="clip_antidote.profiles", base="clip_antidote.defenses.profile:Profile"
+)
+"""Profiles that installed packages put beside their defenses, so that `ls` need not import what computes."""
 
 _CBPT = "Kong et al. 2025, Neural Antidote: Class-Wise Prompt Tuning for Purifying Backdoors in CLIP"
 _COOP = "Zhou et al. 2022, Learning to Prompt for Vision-Language Models (CoOp)"

@@ -52,6 +52,7 @@ class DefenseReport(Record):
         clean_images: Clean images it was given.
         trained: Parameters it trained.
         seconds: How long it took.
+        peak_memory: The most memory while it ran, in MiB.
         details: What else it found or chose.
         measured_on: What the rates were measured on.
         trigger: The trigger they were measured with.
@@ -73,6 +74,7 @@ class DefenseReport(Record):
     clean_images: int
     trained: int
     seconds: float
+    peak_memory: dict[str, int] = Field(default_factory=dict)
     details: dict[str, Any] = Field(default_factory=dict)
     measured_on: str
     trigger: str | None = None
@@ -188,6 +190,7 @@ def _facts(
         "clean_images": defended.clean_images,
         "trained": defended.trained,
         "seconds": defended.seconds,
+        "peak_memory": defended.peak_memory,
         "details": defended.details,
         "measured_on": described,
         "trigger": attack.name if attack is not None else None,

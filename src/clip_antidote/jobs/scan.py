@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_antidote.data.folders import check_class_names, load_images
+from clip_antidote.data.classes import check_class_names
+from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.scan import scan_model

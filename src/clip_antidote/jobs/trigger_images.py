@@ -13,8 +13,8 @@ from clip_antidote.attacks.clean_data import CleanData
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.attacks.trigger_making import attack_material
 from clip_antidote.data.captions import load_captions
-from clip_antidote.data.embedded import is_embedded
 from clip_antidote.data.folders import load_images
+from clip_antidote.data.formats import is_embedded
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pictures import find_pictures
 from clip_antidote.errors import DataError, UsageError

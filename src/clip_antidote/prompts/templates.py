@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from open_clip.zero_shot_metadata import OPENAI_IMAGENET_TEMPLATES
 
 from clip_antidote.errors import DataError, UnsupportedError
+from clip_antidote.lists import is_json, read_json_list
 from clip_antidote.models.dual_encoder import DualEncoder
 
 IMAGENET_TEMPLATES: tuple[str, ...] = tuple(make("{}") for make in OPENAI_IMAGENET_TEMPLATES)
@@ -26,15 +27,15 @@ def fill_template(template: str, name: str) -> str:
 
 
 def load_templates(path: Path) -> tuple[str, ...]:
-    """Reads templates from a text file, one per line, each with {} for the class name.
+    """Reads templates, each with {} or CLIP_benchmark's {c} for the class name.
+
+    Text has one per line; JSON is a list, or an object of lists of which `FILE.json#KEY` names one, as in
+    CLIP_benchmark's `en_zeroshot_classification_templates.json#imagenet1k`.
 
     Raises:
         DataError: The file cannot be read, is empty, or a line has no {}.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the templates file {path}: {error}") from error
+    lines = [line.strip().replace("{c}", "{}") for line in _lines(path)]
     templates = tuple(line for line in lines if line)
     if not templates:
         raise DataError(f"the templates file {path} is empty; write one template per line, like 'a photo of a {{}}.'")
@@ -44,6 +45,15 @@ def load_templates(path: Path) -> tuple[str, ...]:
         if "{}" not in template:
             raise DataError(f"template '{template}' in {path} has no {{}} for the class name")
     return templates
+
+
+def _lines(path: Path) -> list[str]:
+    if is_json(path):
+        return list(read_json_list(path))
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the templates file {path}: {error}") from error
 
 
 @torch.no_grad()

@@ -26,6 +26,8 @@ SCORES: Registry[type[ImageScore[Any]]] = Registry(
         "strip": (f"{_ROOM}.strip:Strip", "certainty under superimposed images (STRIP)"),
         "scale-up": (f"{_ROOM}.scale_up:ScaleUp", "constancy under amplified pixels (SCALE-UP)"),
     },
+    group="clip_antidote.scores",
+    base=f"{_ROOM}.base:ImageScore",
 )
 """Scores by name."""
 

@@ -27,6 +27,9 @@ TRIGGERS: Registry[type[Trigger]] = Registry(
         "additive": ("clip_antidote.triggers.additive:AdditiveTrigger", "learned bounded perturbation (dummy)"),
         "mask": ("clip_antidote.triggers.mask:MaskTrigger", "learned mask and pattern (dummy)"),
     },
+    group="clip_antidote.triggers",
+    base="clip_antidote.triggers.base:Trigger",
+    needs=("name", "config_class"),
 )
 
 
