@@ -94,7 +94,7 @@ def _without(logits: torch.Tensor, called: torch.Tensor) -> torch.Tensor:
 def main() -> None:
     """Measures every model that `--keep` holds and `--out` does not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("population", help='folder of `benchmark population`, or "demo"')
+    parser.add_argument("population", help='folder of `benchmark population` or `benchmark prepare`, or "demo"')
     parser.add_argument("--data", required=True)
     parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

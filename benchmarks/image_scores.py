@@ -204,7 +204,7 @@ def with_gate(name: str, scores: Mapping[str, Scored]) -> dict[str, float]:
 def main() -> None:
     """Measures every model that `--out` does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("population", help='folder of `benchmark population`, or "demo"')
+    parser.add_argument("population", help='folder of `benchmark population` or `benchmark prepare`, or "demo"')
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=[], help="names of models; all that passed by default")

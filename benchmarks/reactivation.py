@@ -145,7 +145,7 @@ def measured(suspect: Suspect, data: str, keep: Path) -> dict[str, Any]:
 def main() -> None:
     """Measures every model that `--out` does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("population", help='folder of `benchmark population`, or "demo"')
+    parser.add_argument("population", help='folder of `benchmark population` or `benchmark prepare`, or "demo"')
     parser.add_argument("--data", required=True)
     parser.add_argument("--keep", type=Path, required=True, help="folder for purified models; what is there is used")
     parser.add_argument("--out", type=Path, required=True)

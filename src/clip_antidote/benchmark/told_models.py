@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from clip_antidote.attacks.record import read_target
 from clip_antidote.benchmark.population import read_population
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.scan import invert_targets
@@ -46,11 +47,17 @@ class Suspect:
 
 
 def read_suspects(population: str, names: list[str]) -> list[Suspect]:
-    """The poisoned models of a population that passed their implant check, or the embedded one ("demo")."""
+    """The poisoned models of a population that passed their implant check, of a grid, or the embedded one ("demo").
+
+    Of a grid (`benchmark prepare`), all that have a target or those that are named; whatever their check says.
+    """
     if population == "demo":
         facts = {"tower": "resnet", "attack": "badnet"}
         return [Suspect("demo:badnet", facts, "hat", "demo:badnet", load_trigger("badnet"))]
     root = Path(population)
+    if (root / "zoo").is_dir():
+        folders = [folder for folder in sorted((root / "zoo").iterdir()) if (folder / "trigger").is_dir()]
+        return [_of_grid(folder) for folder in folders if folder.name in names or not names]
     return [
         Suspect(
             row.name,
@@ -63,6 +70,12 @@ def read_suspects(population: str, names: list[str]) -> list[Suspect]:
         if row.kind == "poisoned" and row.target is not None and not row.further
         if row.name in names or (not names and row.sound)
     ]
+
+
+def _of_grid(folder: Path) -> Suspect:
+    facts = {"tower": "", "attack": folder.name.partition("-")[0]}
+    trigger = load_trigger(folder / "trigger")
+    return Suspect(folder.name, facts, read_target(folder), f"local-dir:{folder}", trigger)
 
 
 def told(label: int) -> TargetSource:
