@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,12 @@ def run_grid(
     config: CBPTConfig | None = None,
     device: str = "cpu",
     wait: float = WAIT,
-    retry: bool = False,
+    retry: bool | Collection[Key] = False,
 ) -> Iterator[RunRecord]:
     """Runs what has no record yet, yielding every record, old and new, in order of the grid.
 
-    A run that fails twice is kept as failed and not made again, unless `retry` asks for it.
+    A run that fails twice is kept as failed and not made again, unless `retry` asks for it: for all of
+    them, or for those with the keys it names.
 
     Several processes may work on one folder: a run that another one makes is left to it, and its record comes when
     it is there, looked for every `wait` seconds where nothing else is left.
@@ -138,7 +139,7 @@ def run_grid(
     loaded: dict[str, LoadedSuspect] = {}
     left = all_runs(grid)
     write_published(out, grid.published)
-    again = {run.key(grid.shots) for run in left} if retry else set()
+    again = {run.key(grid.shots) for run in left} if retry is True else set(retry or ())
     while left:
         others = []
         for run in left:

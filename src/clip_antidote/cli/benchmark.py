@@ -41,6 +41,12 @@ def run(
     config: ConfigFile = None,
     device: Device = "cpu",
     retry: Annotated[bool, typer.Option("--retry", help="Make the runs again that failed.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help='Address of a Ray cluster, or "local" for this machine (extra ray).', metavar="ADDRESS"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --ray: how many workers.")] = 2,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray: what a worker takes of a GPU.")] = 0,
 ) -> None:
     """Run the cells of a grid that have no record yet; one that fails is tried twice and kept as failed."""
     from clip_antidote.benchmark.grid import GridConfig, run_grid
@@ -49,7 +55,13 @@ def run(
     from clip_antidote.jobs.purify import purify_settings
 
     settings = purify_settings(config)
-    made = run_grid(GridConfig.build(read_yaml(grid)), data, out, config=settings, device=device, retry=retry)
+    recipe = GridConfig.build(read_yaml(grid))
+    if ray is None:
+        made = run_grid(recipe, data, out, config=settings, device=device, retry=retry)
+    else:
+        from clip_antidote.benchmark.ray_workers import run_on_ray
+
+        made = run_on_ray(recipe, data, out, config=settings, address=ray, workers=workers, gpus=gpus, retry=retry)
     for record in made:
         if not record.done:
             say(f"{record.suspect} {record.defense} seed {record.seed}: {why_not(record)}")
