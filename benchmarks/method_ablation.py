@@ -120,21 +120,20 @@ class Bench:
 
     def rates(self, dummies: DummyFeatures, weights: torch.Tensor) -> dict[str, float]:
         """How near the dummies come to the true trigger, and what both heads do."""
-        assert self.test.triggered is not None
-        own = self.test.labels == self.target
+        test = self.test
+        assert test.triggered is not None
+        own = test.labels == self.target
         everything = torch.cat(dummies.parts())
         mean_dummy = F.normalize(everything.mean(0), dim=0)
-        mean_true = F.normalize(self.test.triggered[~own].mean(0), dim=0)
+        mean_true = F.normalize(test.triggered[~own].mean(0), dim=0)
         flips = ((everything @ self.seen.weights.T).argmax(1) == self.target).float().mean()
         found = {"flip_rate": float(flips), "cosine_to_true": float(mean_dummy @ mean_true)}
-        found |= self._measured("single", self.test.clean @ weights.T, self.test.triggered @ weights.T)
+        found |= self._measured("single", test.clean @ weights.T, test.triggered @ weights.T)
         guard = fit_guard(guard_material(self.seen, (dummies,), self.clean, self.config), self.config.gate)
         gated = []
-        sides = ((self.test.clean, self.test.layers_clean), (self.test.triggered, self.test.layers_triggered))
-        for features, layers in sides:
+        for features, layers in ((test.clean, test.layers_clean), (test.triggered, test.layers_triggered)):
             clean, _, triggered, _ = guard.decide(features, layers)
-            tuned = features @ weights.T
-            tuned[:, self.target] = -2
+            tuned = (features @ weights.T).index_fill(1, torch.tensor([self.target]), -2)
             gated.append(torch.where(triggered[:, None], tuned, clean))
         return found | self._measured("gate", *gated)
 
