@@ -40,7 +40,7 @@ GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", n] for n in (
 LIGHT = [
     ["--help"],
     ["--version"],
-    *(["ls", kind] for kind in ("attacks", "defenses", "triggers", "models")),
+    *(["ls", kind] for kind in ("attacks", "defenses", "detectors", "triggers", "models")),
     *([name, "--help"] for name in COMMANDS),
     *([*names, "--help"] for names in GROUPS),
 ]

@@ -12,7 +12,7 @@ from clip_antidote.cli.common import JsonFlag, console, print_json
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="attacks, models, defenses or triggers.")],
+    what: Annotated[str, typer.Argument(help="attacks, models, defenses, detectors or triggers.")],
     as_json: JsonFlag = False,
 ) -> None:
     """List what there is."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.profiles import PROFILES
+from clip_antidote.detectors import DETECTORS
 from clip_antidote.errors import UsageError
 from clip_antidote.models.spec import SPEC_FORMS
 from clip_antidote.triggers import TRIGGERS
 
 
 def list_kind(what: str) -> dict[str, str]:
-    """Returns names and a line about each: attacks, defenses, triggers or models.
+    """Returns names and a line about each: attacks, defenses, detectors, triggers or models.
 
     Raises:
         UsageError: There is no such kind.
@@ -19,6 +20,7 @@ def list_kind(what: str) -> dict[str, str]:
     kinds = {
         "attacks": ATTACKS.describe(),
         "defenses": DEFENSES.describe(),
+        "detectors": DETECTORS.describe(),
         "triggers": TRIGGERS.describe(),
         "models": SPEC_FORMS,
     }
