@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 from pathlib import Path
@@ -325,3 +326,64 @@ def test_data_is_needed(cli: Cli, tiny: DualEncoder, few: LabelledImages) -> Non
         assert "--data is needed" in done.err
     with pytest.raises(UsageError, match="the survey has no settings"):
         ca.scan(tiny, few, settings={"steps": 3})  # type: ignore[call-overload]
+
+
+# Over a population
+
+
+def row(kind: str, suspicion: float, *, suspicious: bool, rank: int | None = None) -> dict[str, Any]:
+    poisoned = kind == "poisoned"
+    named = ["hat"] if suspicious else []
+    target = "hat" if poisoned else None
+    return {
+        "kind": kind,
+        "suspicion": suspicion,
+        "suspicious": suspicious,
+        "target": target,
+        "named": named,
+        "rank": rank,
+    }
+
+
+def test_the_benchmark_sums_up_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    benchmark = importlib.import_module("detectors")
+    rows = [
+        row("base", 1.0, suspicious=False),
+        row("clean", 3.0, suspicious=True),
+        row("poisoned", 2.0, suspicious=False, rank=4),
+        row("poisoned", 4.0, suspicious=True, rank=1),
+    ]
+    line = benchmark.summary("neural-cleanse", rows)
+    assert line.startswith("neural-cleanse: 2 clean and 2 poisoned models; ROC-AUC 0.750 [")  # 3 of 4 pairs
+    assert line.endswith("1 false alarms and 1 found, the target named in 1, its mask the smallest in 1")
+    assert benchmark.summary("decree", rows[:2]).endswith("2 clean and 0 poisoned models; a ROC needs both")
+
+
+def test_the_benchmark_makes_no_row_twice(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    benchmark = importlib.import_module("detectors")
+    monkeypatch.setattr(benchmark, "SHOTS", 1)
+    monkeypatch.setattr(benchmark, "load_model", lambda spec: load_model(model_folder))
+    quick = {name: make_detector(name, SHORTEST[name]) for name in DETECTORS.names()}
+    monkeypatch.setattr(benchmark, "make_detector", quick.__getitem__)
+    facts = {"kind": "clean", "base": "a", "tower": "vit", "recipe": "r", "seconds": 1.0, "sha256": "s"}
+    measured = {"ca": [1, 2], "mean_per_class_recall": 0.5}
+    records = tmp_path / "records"
+    records.mkdir()
+    lines = [json.dumps({"name": name, "measured": measured, **facts}) + "\n" for name in ("one", "two")]
+    (records / "models.jsonl").write_text("".join(lines))
+    words = ["x", str(tmp_path), "--data", "embedded:clothing", "--records", str(records), "--out", "out.json"]
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for more in (["--models", "one", "--detector", "decree"], [], []):
+        monkeypatch.setattr("sys.argv", [*words, *more])
+        benchmark.main()
+        made.append(json.loads(Path("out.json").read_text())["rows"])
+    assert [(each["model"], each["detector"]) for each in made[0]] == [("one", "decree")]
+    assert len(made[1]) == 4
+    assert made[1][0] == made[0][0]
+    assert made[2] == made[1]
+    assert "decree: 2 clean and 0 poisoned models; a ROC needs both" in capsys.readouterr().out

@@ -144,7 +144,7 @@ def print_detection(report: DetectorReport) -> None:
 def _smallest(report: DetectorReport) -> Table:
     table = Table(title="classes with the smallest masks", title_justify="left")
     table.add_column("class")
-    for name in ("mask (pixels)", "anomaly index", "images of other classes sent there"):
+    for name in ("mask (pixels)", "anomaly index", "others sent there"):
         table.add_column(name, justify="right")
     for entry in sorted(report.decision.classes, key=lambda entry: entry.norm)[:MOST_CLASSES]:
         table.add_row(plain(entry.name), f"{entry.norm:.1f}", f"{entry.score:.2f}", f"{entry.flip_rate:.0%}")

@@ -40,7 +40,7 @@ class NeuralCleanseConfig(DetectorConfig):
     Attributes:
         steps: Optimizer steps for every class; the authors' code takes up to 31 000, and stops early.
         batch_size: Images per step and class; the authors' code takes 32.
-        lr: Learning rate of Adam.
+        lr: Learning rate of Adam; the authors' code has 0.1 and far more steps.
         success: Share of images that a mask has to send to its class.
         window: Steps over whose images that share is taken; the authors' code takes 31 of 32 images.
         weight: Weight of the mask's L1 norm in pixels at the start.
@@ -53,7 +53,7 @@ class NeuralCleanseConfig(DetectorConfig):
 
     steps: int = Field(100, ge=1)
     batch_size: int = Field(8, ge=1)
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.3, gt=0)
     success: float = Field(0.99, gt=0, le=1)
     window: int = Field(4, ge=1)
     weight: float = Field(1e-3, gt=0)
