@@ -14,6 +14,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from clip_antidote.benchmark.judging import area_interval
@@ -94,7 +95,7 @@ def ranks(found: Decision, target: str | None) -> dict[str, Any]:
         "rank": names.index(target) + 1 if target in names else None,
         "smallest": names[0],
         "least_norm": round(ordered[0].norm, 2),
-        "median_norm": round(ordered[len(ordered) // 2].norm, 2),
+        "median_norm": round(median(entry.norm for entry in ordered), 2),
         "reached": sum(entry.reached for entry in found.classes),
     }
 
