@@ -41,7 +41,7 @@ GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", name] for nam
 LIGHT = [
     ["--help"],
     ["--version"],
-    *(["ls", kind] for kind in ("attacks", "defenses", "triggers", "models", "scores")),
+    *(["ls", kind] for kind in ("attacks", "defenses", "detectors", "triggers", "models", "scores")),
     *([name, "--help"] for name in COMMANDS),
     *([*names, "--help"] for names in GROUPS),
 ]

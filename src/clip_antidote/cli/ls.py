@@ -13,7 +13,7 @@ from clip_antidote.plain import plain
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="attacks, models, defenses, triggers or scores.")],
+    what: Annotated[str, typer.Argument(help="attacks, models, defenses, detectors, triggers or scores.")],
     as_json: JsonFlag = False,
 ) -> None:
     """List what there is, that of installed packages included."""

@@ -8,6 +8,7 @@ from clip_antidote.attacks import ATTACKS
 from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.profile import Profile
 from clip_antidote.defenses.profiles import PLUGIN_PROFILES, PROFILES
+from clip_antidote.detectors import DETECTORS
 from clip_antidote.errors import PluginError, UsageError
 from clip_antidote.models.spec import SPEC_FORMS
 from clip_antidote.plugins import Plugin
@@ -18,6 +19,7 @@ from clip_antidote.triggers import TRIGGERS
 REGISTRIES: dict[str, Registry[Any]] = {
     "attacks": ATTACKS,
     "defenses": DEFENSES,
+    "detectors": DETECTORS,
     "triggers": TRIGGERS,
     "scores": SCORES,
 }
@@ -26,7 +28,7 @@ UNSAID = "not said before it is loaded"
 
 
 def list_kind(what: str) -> dict[str, str]:
-    """Returns names and a line about each: attacks, defenses, triggers, scores or models.
+    """Returns names and a line about each: attacks, defenses, detectors, triggers, scores or models.
 
     Raises:
         UsageError: There is no such kind.

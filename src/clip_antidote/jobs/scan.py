@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, overload
 
-from clip_antidote.data.classes import check_class_names
-from clip_antidote.data.folders import load_images
+from clip_antidote.config import Config
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.scan import scan_model
 from clip_antidote.detection.verdict import ALARM, Verdict
 from clip_antidote.errors import UsageError
-from clip_antidote.inspection.record import Inspection
-from clip_antidote.jobs.inspect import quick_look, refuse_errors
+from clip_antidote.jobs.detect import DetectorReport, run_detect
 from clip_antidote.jobs.scan_results import FinishedScan, scan_report, write_scan
-from clip_antidote.jobs.suspect import load_suspect, warn_of_few
+from clip_antidote.jobs.suspect import Classes, Templates, clean_images, open_suspect, warn_of_few, wording
 from clip_antidote.models import DualEncoder
 from clip_antidote.models.hub import resolved_once
 from clip_antidote.outputs import sole_files
-from clip_antidote.progress import mention
-from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
 from clip_antidote.reporting import ScanReport
 from clip_antidote.stopwatch import Stopwatch
 
-Templates = str | Path | Sequence[str]
-"""A file with one template per line, or the templates."""
 
-Classes = str | Path | Sequence[tuple[str, str]]
-"""A class file, or pairs of folder and name."""
+@overload
+def scan(
+    model: str | DualEncoder,
+    data: str | Path | LabelledImages,
+    *,
+    shots: int = ...,
+    classes: Classes | None = ...,
+    templates: Templates | None = ...,
+    seed: int = ...,
+    alarm: float = ...,
+    device: str = ...,
+    detector: None = ...,
+    settings: None = ...,
+) -> ScanReport: ...
+
+
+@overload
+def scan(
+    model: str | DualEncoder,
+    data: str | Path | LabelledImages,
+    *,
+    shots: int = ...,
+    classes: Classes | None = ...,
+    templates: Templates | None = ...,
+    seed: int = ...,
+    device: str = ...,
+    detector: str,
+    settings: Mapping[str, Any] | Config | None = ...,
+) -> DetectorReport: ...
 
 
 def scan(
@@ -43,7 +65,9 @@ def scan(
     seed: int = 0,
     alarm: float = ALARM,
     device: str = "cpu",
-) -> ScanReport:
+    detector: str | None = None,
+    settings: Mapping[str, Any] | Config | None = None,
+) -> ScanReport | DetectorReport:
     """Says whether a model has a backdoor, for which class, and how sure that is; the model is left as it is.
 
     Args:
@@ -54,12 +78,30 @@ def scan(
         classes: Class file, see `read_classes`, or pairs of folder and name; not for images that were loaded.
         templates: Templates of the hand-written classifier, or the file they are in; CLIP's own by default.
         seed: Seed of everything random.
-        alarm: The p-value from which on a model is suspicious, in (0, 1].
+        alarm: The p-value from which on a model is suspicious, in (0, 1]; of the survey alone.
         device: Where to compute.
+        detector: A detector of the field instead of the survey, see `clip-antidote ls detectors`; it judges by the
+            rule of its paper, without a p-value.
+        settings: Its settings by their names, or whole.
 
     Raises:
         ClipAntidoteError: Bad input, in one sentence.
     """
+    if detector is not None:
+        return run_detect(
+            model,
+            data,
+            detector,
+            settings,
+            shots=shots,
+            classes=classes,
+            templates=templates,
+            seed=seed,
+            alarm=alarm,
+            device=device,
+        )
+    if settings is not None:
+        raise UsageError("the survey has no settings, since the evidence is fitted to them; name a detector")
     _, report = _scan(
         model, data, shots=shots, classes=classes, templates=templates, seed=seed, alarm=alarm, device=device
     )
@@ -128,20 +170,12 @@ def _scan(
 ) -> tuple[FinishedScan, ScanReport]:
     if not 0 < alarm <= 1:
         raise UsageError(f"the alarm is a p-value, above 0 and at most 1, not {alarm:g}")
-    watch, config, wording = Stopwatch(), scan_settings(seed, alarm), _wording(templates)
-    clean = _images(data, shots=shots, seed=seed, classes=classes)
-    inspected: Inspection | None = None
-    notes: list[str] = []
-    if isinstance(model, DualEncoder):
-        suspect = model
-    else:
-        inspected, line = quick_look(model)
-        mention(line)
-        suspect, notes = load_suspect(model, clean, device)  # says best itself why weights are refused
-        notes += refuse_errors(inspected)
+    watch, config, texts = Stopwatch(), scan_settings(seed, alarm), wording(templates)
+    clean = clean_images(data, shots=shots, seed=seed, classes=classes)
+    suspect, inspected, notes = open_suspect(model, clean, device)
     with suspect.evaluating():
         with watch.stage("features"):
-            seen = observe(suspect, clean, config, wording)
+            seen = observe(suspect, clean, config, texts)
         scanned = scan_model(seen, config.inversion, seed, watch=watch)
     fewest = int(clean.labels.bincount().min())
     notes += [*warn_of_few(clean.classes, fewest), *warn_of_verdict(scanned.verdict)]
@@ -162,20 +196,3 @@ def warn_of_verdict(verdict: Verdict) -> list[str]:
         f"the clean models to compare with are {verdict.clean_models}, so no p-value is below {verdict.least_p:.2g} "
         f"and no model can be called suspicious at an alarm of {verdict.alarm:g}"
     ]
-
-
-def _wording(templates: Templates | None) -> Sequence[str]:
-    if templates is None:
-        return IMAGENET_TEMPLATES
-    return load_templates(Path(templates)) if isinstance(templates, str | Path) else templates
-
-
-def _images(data: str | Path | LabelledImages, *, shots: int, seed: int, classes: Classes | None) -> LabelledImages:
-    """Finds the clean images; of loaded ones those that are few enough are taken as they are."""
-    if not isinstance(data, LabelledImages):
-        return load_images(data, shots=shots, seed=seed, classes=classes)
-    if classes is not None:
-        raise UsageError("images that were loaded have their classes already; give classes to load_images")
-    check_class_names(data.classes, "the list of the loaded images")
-    enough = len(data) > 0 and int(data.labels.bincount().max()) <= shots
-    return data if enough else data.sample_shots(shots, seed=seed)

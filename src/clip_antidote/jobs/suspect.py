@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
+from clip_antidote.data.classes import check_class_names
+from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.outliers import FEWEST
+from clip_antidote.errors import UsageError
+from clip_antidote.inspection.record import Inspection
+from clip_antidote.jobs.inspect import quick_look, refuse_errors
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.activation import activation_check
+from clip_antidote.progress import mention
+from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, load_templates
+
+Templates = str | Path | Sequence[str]
+"""A file with one template per line, or the templates."""
+
+Classes = str | Path | Sequence[tuple[str, str]]
+"""A class file, or pairs of folder and name."""
 
 ACTIVATION_IMAGES = 512
 """Shots that tell whether the activation of the model is the right one."""
@@ -45,3 +59,39 @@ def warn_of_few(classes: Sequence[str], shots: int) -> list[str]:
             "found, or a wrong one named, and the backdoor stay; give more images if you can"
         )
     return notes
+
+
+def wording(templates: Templates | None) -> Sequence[str]:
+    """The templates of the hand-written classifier; CLIP's own where None."""
+    if templates is None:
+        return IMAGENET_TEMPLATES
+    return load_templates(Path(templates)) if isinstance(templates, str | Path) else templates
+
+
+def clean_images(
+    data: str | Path | LabelledImages, *, shots: int, seed: int, classes: Classes | None
+) -> LabelledImages:
+    """Finds the clean images; of loaded ones those that are few enough are taken as they are."""
+    if not isinstance(data, LabelledImages):
+        return load_images(data, shots=shots, seed=seed, classes=classes)
+    if classes is not None:
+        raise UsageError("images that were loaded have their classes already; give classes to load_images")
+    check_class_names(data.classes, "the list of the loaded images")
+    enough = len(data) > 0 and int(data.labels.bincount().max()) <= shots
+    return data if enough else data.sample_shots(shots, seed=seed)
+
+
+def open_suspect(
+    model: str | DualEncoder, clean: LabelledImages, device: str
+) -> tuple[DualEncoder, Inspection | None, list[str]]:
+    """Looks at the files of a model and loads it; a loaded model is taken as it is.
+
+    Returns:
+        The model, what its files say, and what is odd about it.
+    """
+    if isinstance(model, DualEncoder):
+        return model, None, []
+    inspected, line = quick_look(model)
+    mention(line)
+    suspect, notes = load_suspect(model, clean, device)  # says best itself why weights are refused
+    return suspect, inspected, notes + refuse_errors(inspected)
