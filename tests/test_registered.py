@@ -41,6 +41,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("sig", {"amplitude": 40}),
     ("wanet", {"k": 4, "strength": 8}),
     ("ssba", {"message_seed": 5, "strength": 1.5}),
+    ("checkerboard", {"amplitude": 8, "cell": 3}),
+    ("pieces", {"shown": 0.5}),
+    ("patches", {"opacities": [0.5, 0.2, 0.5, 0.3], "shown": 1}),
     ("patch", {"patch": 44, "position": "center", "word": "consider"}),
 ]
 

@@ -82,6 +82,8 @@ class AttackResult:
             "poisoned_pairs": len(self.implant.indices),
             "seconds": round(self.implant.seconds, 1),
         }
+        if self.implant.covers:
+            record["cover_pairs"] = len(self.implant.covers)
         if self.after.modalities:
             record["modalities"] = {
                 name: {"clean": self.before.modalities[name].metrics.to_dict(), "poisoned": found.metrics.to_dict()}

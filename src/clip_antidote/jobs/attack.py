@@ -113,9 +113,9 @@ def run_attack_job(
     """Poisons a model, checks the implant and writes the result folder.
 
     The folder is a model folder of open_clip (`local-dir:OUT`), with `attack.json`, `poisoned.json` and
-    `trigger/` beside the weights. An interrupted run leaves its training state in a hidden folder beside
-    `out`, from which the same command goes on. Under torchrun all processes train together, and the first
-    one alone measures and writes.
+    `trigger/` beside the weights, and `covers.json` where images carried the trigger with their true captions.
+    An interrupted run leaves its training state in a hidden folder beside `out`, from which the same command
+    goes on. Under torchrun all processes train together, and the first one alone measures and writes.
 
     Args:
         spec: Model spec of the clean model.
@@ -196,6 +196,8 @@ def _finish(
         write_trigger(folder / "trigger", result.trigger, example)
         write_json(folder / "attack.json", record)
         write_json(folder / "poisoned.json", implant.names)
+        if implant.covers:
+            write_json(folder / "covers.json", implant.covers)
     return record
 
 
