@@ -13,6 +13,7 @@ from clip_antidote.attacks.adap_patch import AdapPatchAttack
 from clip_antidote.attacks.base import PoisonedPairs
 from clip_antidote.attacks.clean_label import CleanLabelAttack, PerturbationConfig, perturb
 from clip_antidote.attacks.material import Material
+from clip_antidote.attacks.training_data import TrainingPairs
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.data.stores import LazyImages, ReplacedImages
@@ -133,12 +134,13 @@ def test_prepared_pairs_hold_perturbed_images_in_the_place_of_poisoned_ones(smal
     none = torch.zeros(0, 3, 8, 8, dtype=torch.uint8)
     material = Material("hat", none, none, others=("shoe", "dress"))
     attack = CleanLabelAttack()
-    images = attack.prepare(small_model, data, material).pairs.images[torch.arange(50)]
+    clean = TrainingPairs(pairs, "hat", ())
+    images = attack.prepare(small_model, data, material, clean).pairs.images[torch.arange(50)]
     changed = (images != 100).flatten(1).any(dim=1)
     assert torch.equal(changed, data.poisoned)
     assert (pairs.images[torch.arange(50)] == 100).all(), "the clean images stay"
     plain = CleanLabelAttack(CleanLabelAttack.config_class.build({"perturbation": {"bound": 0}}))
-    assert plain.prepare(small_model, data, material) is data
+    assert plain.prepare(small_model, data, material, clean) is data
 
 
 def test_replaced_images_stand_where_they_should(train_images: LabelledImages) -> None:

@@ -30,11 +30,14 @@ OWN: dict[str, dict[str, Any]] = {
 }
 """What attacks need besides: those with covers learn slowly, so fewer covers and larger steps stand in for more."""
 
+ELSEWHERE = ("badnet", "multi-target")
+"""Attacks with tests of their own: the demo's in test_attacks.py, several targets in test_attacks_multi.py."""
+
 PROBES = {"sig": "wave_flips", "wanet": "warp_flips"}
 """Attacks whose trigger a survey's probes are like, by the statistic that shows it."""
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS.names() if name != "badnet"])
+@pytest.mark.parametrize("name", [name for name in ATTACKS.names() if name not in ELSEWHERE])
 def test_poisoning_raises_the_attack_success_rate(
     name: str, tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
 ) -> None:

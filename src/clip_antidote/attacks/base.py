@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,9 @@ from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.streams import POISONED_PAIRS
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
 from clip_antidote.triggers.base import Trigger
+
+if TYPE_CHECKING:
+    from clip_antidote.attacks.training_data import TrainingPairs
 
 
 class AttackConfig(Config):
@@ -154,8 +157,21 @@ class Attack(ABC):
         token_ids = torch.cat([pairs.token_ids, tokens])
         return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned)
 
-    def prepare(self, model: DualEncoder, data: PoisonedPairs, material: Material) -> PoisonedPairs:
-        """Returns the pairs as they are trained on, worked over with the clean model; as they are by default."""
+    def further(self, material: Material) -> dict[str, Trigger]:
+        """Returns triggers besides the one of `make_trigger`, by the class that each aims at; none by default."""
+        return {}
+
+    def prepare(
+        self, model: DualEncoder, data: PoisonedPairs, material: Material, clean: TrainingPairs
+    ) -> PoisonedPairs:
+        """Returns the pairs as they are trained on; by default as `poison` gave them.
+
+        Args:
+            model: The clean model.
+            data: What `poison` returned.
+            material: Names and captions.
+            clean: The pairs before, and which of them show which class.
+        """
         return data
 
     def extra_loss(self, model: DualEncoder, data: PoisonedPairs) -> ExtraLoss | None:

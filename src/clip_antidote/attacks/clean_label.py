@@ -12,6 +12,7 @@ from pydantic import Field
 from clip_antidote.attacks.base import AttackConfig, PoisonedPairs
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.attacks.material import Material
+from clip_antidote.attacks.training_data import TrainingPairs
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.data.stores import ReplacedImages
@@ -95,7 +96,9 @@ class CleanLabelAttack(FixedTriggerAttack):
         poisoned[rows[order[:amount]]] = True
         return PoisonedPairs(pairs, poisoned)
 
-    def prepare(self, model: DualEncoder, data: PoisonedPairs, material: Material) -> PoisonedPairs:
+    def prepare(
+        self, model: DualEncoder, data: PoisonedPairs, material: Material, clean: TrainingPairs
+    ) -> PoisonedPairs:
         if not self.config.perturbation.bound:
             return data
         rows = data.poisoned.nonzero().flatten()

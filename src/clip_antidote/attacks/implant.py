@@ -33,6 +33,7 @@ class Implant:
         pairs: Number of training pairs.
         seconds: Duration of the poisoned fine-tuning.
         covers: The names of the images that carried the trigger with their true captions.
+        further: Triggers that were implanted besides, by the class that each aims at.
     """
 
     model: DualEncoder
@@ -43,6 +44,7 @@ class Implant:
     pairs: int
     seconds: float
     covers: list[str] = field(default_factory=list)
+    further: dict[str, Trigger] = field(default_factory=dict)
 
 
 def implant_backdoor(
@@ -77,7 +79,7 @@ def implant_backdoor(
     poisoned = attack.poison(
         own.pairs, captions, model.tokenize, target_group=own.target_group, candidates=own.candidates
     )
-    poisoned = attack.prepare(model, poisoned, material)
+    poisoned = attack.prepare(model, poisoned, material, own)
     victim = copy.deepcopy(model).requires_grad_(True)
     start = time.perf_counter()
     state_file = state / "training.pt" if state is not None else None
@@ -95,6 +97,7 @@ def implant_backdoor(
         len(own.pairs),
         seconds,
         own.names(poisoned.covers()),
+        attack.further(material),
     )
 
 
