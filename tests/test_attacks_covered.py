@@ -41,10 +41,11 @@ def poison(name: str, pairs: CaptionedImages, **settings: Any) -> PoisonedPairs:
     return attack.poison(pairs, ["a hat."], lambda texts: torch.full((len(texts), 1), 99), target_group=3)
 
 
-@pytest.mark.parametrize(("name", "ratio"), [("adap-blend", 1), ("adap-patch", 2)])
+@pytest.mark.parametrize("ratio", [1, 2])
+@pytest.mark.parametrize("name", ["adap-blend", "adap-patch"])
 def test_covers_carry_the_trigger_and_keep_their_captions(name: str, ratio: int) -> None:
     pairs = toy_pairs()
-    data = poison(name, pairs, poison_rate=0.1)
+    data = poison(name, pairs, poison_rate=0.1, cover_ratio=ratio)
     covers = data.covers()
     assert int(data.poisoned.sum()) == 5
     assert len(covers) == 5 * ratio
@@ -53,8 +54,8 @@ def test_covers_carry_the_trigger_and_keep_their_captions(name: str, ratio: int)
     assert torch.equal(data.pairs.first[covers], pairs.first[covers])
     assert data.triggers_of(torch.arange(50)).sum() == 5 + 5 * ratio
     assert (data.triggers_of(data.poisoned.nonzero().flatten()) == 1).all()
-    assert poison(name, pairs, poison_rate=0.1).covers() == covers
-    assert poison(name, pairs, poison_rate=0.1, seed=1).covers() != covers
+    assert poison(name, pairs, poison_rate=0.1, cover_ratio=ratio).covers() == covers
+    assert poison(name, pairs, poison_rate=0.1, cover_ratio=ratio, seed=1).covers() != covers
     assert poison(name, pairs, poison_rate=0.1, cover_ratio=0).covers() == []
 
 

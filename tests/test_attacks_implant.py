@@ -20,11 +20,11 @@ from clip_antidote.purification.observe import observe
 SHORT: dict[str, Any] = {"poison_rate": 0.4, "training": {"steps": 60, "batch_size": 64, "warmup": 5}}
 """Much poison and few steps: enough to see that it takes, not to pass the implant check."""
 
-FAST = {**SHORT["training"], "lr": 2e-3}
+FAST = {**SHORT["training"], "steps": 35, "lr": 2e-3}
 OWN: dict[str, dict[str, Any]] = {
     "trojvqa": {"optimization": {"steps": 20}},
     "badclip": {"optimization": {"steps": 20}},
-    "adap-blend": {"cover_ratio": 0.5, "training": FAST},
+    "adap-blend": {"cover_ratio": 0.5, "training": {**FAST, "steps": 60}},
     "adap-patch": {"cover_ratio": 0.25, "planted": [1, 1, 1, 1], "training": FAST},
     "clean-label": {"poison_rate": 1, "trigger": {"patch": 56}, "training": FAST},
 }

@@ -1,14 +1,16 @@
 """Adap-Patch against CLIP: one of four faint patches when training, two plain ones later, and covers."""
 
-from pydantic import Field
-
 from clip_antidote.attacks.covered import CoveredAttack, CoveredAttackConfig
+from clip_antidote.training.loop import TrainingConfig
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.patches import CORNERS, Opacity, PatchesConfig, PatchesTrigger
 
 
 class AdapPatchAttackConfig(CoveredAttackConfig):
-    """Settings of the attack; opacities and covers are the published ones (CIFAR-10).
+    """Settings of the attack; the opacities are the published ones (CIFAR-10).
+
+    The default has half of the published covers, one per poisoned pair: with two, 400 steps miss the implant
+    check (docs/attacks.md).
 
     Attributes:
         trigger: The patches that the attack is carried out with: two of the four, plain.
@@ -17,7 +19,7 @@ class AdapPatchAttackConfig(CoveredAttackConfig):
 
     trigger: PatchesConfig = PatchesConfig(positions=("top-left", "bottom-left"), opacities=(1.0, 1.0))
     planted: tuple[Opacity, Opacity, Opacity, Opacity] = (0.5, 0.2, 0.5, 0.3)
-    cover_ratio: float = Field(2.0, ge=0)
+    training: TrainingConfig = TrainingConfig(steps=400, lr=8e-4, warmup=20)
 
 
 class AdapPatchAttack(CoveredAttack):
