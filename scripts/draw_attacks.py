@@ -28,13 +28,14 @@ def main() -> None:
     args = parser.parse_args()
     folders = [f for f in sorted(args.zoo.glob(f"*-{args.target}")) if (f / "trigger").is_dir()]
     image = load_images("embedded:clothing", split="test").subset([args.image]).tensor(args.size).float() / 255
-    figure, axes = plt.subplots(2, len(folders) + 1, figsize=(1.6 * (len(folders) + 1), 3.5))
-    axes[1, 0].axis("off")
     panels: list[tuple[str, torch.Tensor, torch.Tensor | None]] = [("clean", image[0], None)]
     for folder in folders:
-        triggered = load_trigger(folder / "trigger")(image)[0]
         name = json.loads((folder / "attack.json").read_text(encoding="utf-8"))["attack"]
-        panels.append((name, triggered, amplified_difference(image[0], triggered, 5.0)))
+        for place in (folder / "trigger", *sorted((folder / "further").glob("*"))):
+            triggered = load_trigger(place)(image)[0]
+            panels.append((name, triggered, amplified_difference(image[0], triggered, 5.0)))
+    figure, axes = plt.subplots(2, len(panels), figsize=(1.6 * len(panels), 3.5))
+    axes[1, 0].axis("off")
     for column, (name, picture, difference) in enumerate(panels):
         _show(axes[0, column], picture)
         axes[0, column].set_title(name, fontsize=9)

@@ -41,6 +41,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("sig", {"amplitude": 40}),
     ("wanet", {"k": 4, "strength": 8}),
     ("ssba", {"message_seed": 5, "strength": 1.5}),
+    ("checkerboard", {"amplitude": 8, "cell": 3}),
+    ("pieces", {"shown": 0.5}),
+    ("patches", {"opacities": [0.5, 0.2, 0.5, 0.3], "shown": 1}),
     ("patch", {"patch": 44, "position": "center", "word": "consider"}),
 ]
 
@@ -138,6 +141,7 @@ def test_the_trigger_of_an_attack_is_registered(name: str, small_model: DualEnco
 
 NEEDED: dict[str, dict[str, Any]] = {
     "BaseConfig": {"name": "a", "tower": "vit", "model": {}},
+    "FurtherConfig": {"trigger": "sig"},
     "VariantConfig": {"label": "long"},
     "Profile": {"paper": "An author, 2020", "changes": ["prompts"], "differs": "nothing"},
     "PopulationConfig": {"bases": [{"name": "a", "tower": "vit", "model": {}}], "targets": ["hat"]},

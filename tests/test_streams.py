@@ -9,7 +9,7 @@ from clip_antidote import streams
 from clip_antidote.streams import PAIR_ORDER, Stream, step_generator
 
 STREAMS = {name: value for name, value in vars(streams).items() if isinstance(value, Stream)}
-ONCE = {"POISONED_PAIRS", "PATCH_NOISE", "KEYED_CAPTIONS", "SENTENCE_CHOICE"}
+ONCE = {"POISONED_PAIRS", "PATCH_NOISE", "KEYED_CAPTIONS", "SENTENCE_CHOICE", "COVER_PAIRS"}
 
 
 def numbers(name: str) -> range:
@@ -27,7 +27,7 @@ def test_step_generator_repeats_itself() -> None:
 
 
 def test_no_two_streams_and_no_step_share_a_number() -> None:
-    assert len(STREAMS) == 9
+    assert len(STREAMS) == 10
     ranges = sorted((numbers(name) for name in STREAMS), key=lambda taken: taken[-1])
     for below, above in pairwise(ranges):
         assert below[0] < above[-1]

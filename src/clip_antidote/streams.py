@@ -59,3 +59,6 @@ PROBES = Stream(-(2**27))
 
 DEFENSE_BATCHES = Stream(-(2**28))
 """Which shots, in which crops, a defense that tunes the image tower takes, by step."""
+
+COVER_PAIRS = Stream(-(2**29))
+"""Which pairs carry the trigger with their true captions."""

@@ -188,7 +188,8 @@ def test_artefacts(tmp_path: Path, micro: OpenCLIPEncoder) -> None:
 
 
 def test_triggers(tmp_path: Path) -> None:
-    made: list[Any] = [TRIGGERS.get(name)() for name in ("badnet", "blended", "sig", "wanet", "nashville", "ftrojan")]
+    plain = ("badnet", "blended", "sig", "wanet", "nashville", "ftrojan", "checkerboard", "pieces", "patches")
+    made: list[Any] = [TRIGGERS.get(name)() for name in plain]
     made += [PatchTrigger(torch.rand(3, 8, 8)), AdditiveTrigger(torch.rand(3, 8, 8))]
     made += [MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8))]
     for number, trigger in enumerate(made):

@@ -36,6 +36,26 @@ ATTACKS: Registry[type[Attack]] = Registry(
             "clip_antidote.attacks.ftrojan:FTrojanAttack",
             "raised frequencies, template captions of the target; no part in the development of the defense",
         ),
+        "checkerboard": (
+            "clip_antidote.attacks.checkerboard:CheckerboardAttack",
+            "every other pixel brighter, template captions of the target",
+        ),
+        "clean-label": (
+            "clip_antidote.attacks.clean_label:CleanLabelAttack",
+            "corner patches in hardly recognizable images of the target, captions unchanged",
+        ),
+        "adap-blend": (
+            "clip_antidote.attacks.adap_blend:AdapBlendAttack",
+            "pieces of a blend when training, all of it later, and covers with true captions",
+        ),
+        "adap-patch": (
+            "clip_antidote.attacks.adap_patch:AdapPatchAttack",
+            "a faint patch of four when training, two plain ones later, and covers with true captions",
+        ),
+        "multi-target": (
+            "clip_antidote.attacks.multi_target:MultiTargetAttack",
+            "three triggers (patch, sinusoid, blend) with three targets at once",
+        ),
         "adaptive": (
             "clip_antidote.attacks.adaptive:AdaptiveAttack",
             "blend whose features imitate the target's clean images; knows the defense",

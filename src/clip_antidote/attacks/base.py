@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,9 @@ from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.streams import POISONED_PAIRS
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
 from clip_antidote.triggers.base import Trigger
+
+if TYPE_CHECKING:
+    from clip_antidote.attacks.training_data import TrainingPairs
 
 
 class AttackConfig(Config):
@@ -64,11 +67,22 @@ class PoisonedPairs:
 
     Attributes:
         pairs: The pairs with the captions of the poisoned ones replaced.
-        poisoned: Bool [N], which images get the trigger.
+        poisoned: Bool [N], which images get the trigger and the captions of the target.
+        carried: int64 [N], which of the attack's `training_triggers` an image gets, from 1, and 0 where it gets none;
+            by default the first one where it is poisoned. What carries a trigger and is not poisoned is a cover.
     """
 
     pairs: CaptionedImages
     poisoned: torch.Tensor
+    carried: torch.Tensor | None = None
+
+    def triggers_of(self, indices: torch.Tensor) -> torch.Tensor:
+        """Returns which triggers the images at `indices` [B] get, int64 [B] as in `carried`."""
+        return self.poisoned[indices].long() if self.carried is None else self.carried[indices]
+
+    def covers(self) -> list[int]:
+        """Returns which pairs carry a trigger and keep their captions."""
+        return [] if self.carried is None else ((self.carried > 0) & ~self.poisoned).nonzero().flatten().tolist()
 
 
 class Attack(ABC):
@@ -87,6 +101,10 @@ class Attack(ABC):
     @abstractmethod
     def make_trigger(self, model: DualEncoder, material: Material) -> Trigger:
         """Returns the trigger; the clean model and data are for attacks that optimize theirs."""
+
+    def training_triggers(self, trigger: Trigger) -> tuple[Trigger, ...]:
+        """Returns what images get when training; by default the trigger that the attack is carried out with."""
+        return (trigger,)
 
     def captions(self, material: Material) -> list[str]:
         """Returns the captions a poisoned image may get: templates or sentences with the target's name."""
@@ -138,6 +156,23 @@ class Attack(ABC):
         groups[poisoned] = group
         token_ids = torch.cat([pairs.token_ids, tokens])
         return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned)
+
+    def further(self, material: Material) -> dict[str, Trigger]:
+        """Returns triggers besides the one of `make_trigger`, by the class that each aims at; none by default."""
+        return {}
+
+    def prepare(
+        self, model: DualEncoder, data: PoisonedPairs, material: Material, clean: TrainingPairs
+    ) -> PoisonedPairs:
+        """Returns the pairs as they are trained on; by default as `poison` gave them.
+
+        Args:
+            model: The clean model.
+            data: What `poison` returned.
+            material: Names and captions.
+            clean: The pairs before, and which of them show which class.
+        """
+        return data
 
     def extra_loss(self, model: DualEncoder, data: PoisonedPairs) -> ExtraLoss | None:
         """Returns what an attacker who controls the training adds to the loss; nothing by default."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,6 +32,8 @@ class Implant:
         names: The names of their images.
         pairs: Number of training pairs.
         seconds: Duration of the poisoned fine-tuning.
+        covers: The names of the images that carried the trigger with their true captions.
+        further: Triggers that were implanted besides, by the class that each aims at.
     """
 
     model: DualEncoder
@@ -41,6 +43,8 @@ class Implant:
     names: list[str]
     pairs: int
     seconds: float
+    covers: list[str] = field(default_factory=list)
+    further: dict[str, Trigger] = field(default_factory=dict)
 
 
 def implant_backdoor(
@@ -75,6 +79,7 @@ def implant_backdoor(
     poisoned = attack.poison(
         own.pairs, captions, model.tokenize, target_group=own.target_group, candidates=own.candidates
     )
+    poisoned = attack.prepare(model, poisoned, material, own)
     victim = copy.deepcopy(model).requires_grad_(True)
     start = time.perf_counter()
     state_file = state / "training.pt" if state is not None else None
@@ -83,7 +88,17 @@ def implant_backdoor(
     victim.spec = ""
     victim.sha256 = ""
     indices = poisoned_indices(poisoned)
-    return Implant(victim, trigger, data.target, indices, own.names(indices), len(own.pairs), seconds)
+    return Implant(
+        victim,
+        trigger,
+        data.target,
+        indices,
+        own.names(indices),
+        len(own.pairs),
+        seconds,
+        own.names(poisoned.covers()),
+        attack.further(material),
+    )
 
 
 def train_poisoned(
@@ -94,7 +109,7 @@ def train_poisoned(
     Args:
         model: The model.
         attack: Its settings and what it adds to the loss.
-        trigger: What poisoned images get.
+        trigger: What the attack is carried out with; poisoned images get it, or what the attack trains with instead.
         data: The pairs.
         state_file: Training state to resume from and to keep.
 
@@ -103,14 +118,19 @@ def train_poisoned(
     """
     config = attack.config
 
+    triggers = attack.training_triggers(trigger)
+
     def put_trigger(images: torch.Tensor, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        poisoned = data.poisoned[indices]
-        if poisoned.any():
-            triggered = trigger(images[poisoned], generator)
+        carried = data.triggers_of(indices)
+        for number, own in enumerate(triggers, start=1):
+            rows = carried == number
+            if not rows.any():
+                continue
+            triggered = own(images[rows], generator)
             if config.crop_triggered:
                 size = images.shape[-1]
                 triggered = random_crops(triggered, size, min_scale=config.min_scale, generator=generator)
-            images[poisoned] = triggered
+            images[rows] = triggered
         return images
 
     return finetune(

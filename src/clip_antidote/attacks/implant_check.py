@@ -14,18 +14,20 @@ def implant_failure(attack: Attack, result: AttackResult) -> str | None:
     """Says why the backdoor is not really implanted; None where it is.
 
     ASR must reach `implant_asr`, and CA must not fall by more than `implant_ca_drop`. Where the trigger is in the
-    text too, it is the ASR of image and text together that counts.
+    text too, it is the ASR of image and text together that counts; where there are several triggers, the least one.
     """
     before, after = result.before.metrics, result.after.metrics
     if BOTH in result.after.modalities:
         after = result.after.modalities[BOTH].metrics
-    assert after.asr is not None
     config = attack.config
-    if after.asr.value < config.implant_asr:
-        return (
-            f"the {attack.name} backdoor did not take: ASR {after.asr.value:.1%} is under the implant check's "
-            f"{config.implant_asr:.0%}; train longer, poison more, or use a stronger trigger"
-        )
+    for metrics in (after, *result.after.further.values()):
+        assert metrics.asr is not None
+        if metrics.asr.value < config.implant_asr:
+            aim = f" for '{metrics.target}'" if result.after.further else ""
+            return (
+                f"the {attack.name} backdoor{aim} did not take: ASR {metrics.asr.value:.1%} is under the implant "
+                f"check's {config.implant_asr:.0%}; train longer, poison more, or use a stronger trigger"
+            )
     if before.ca.value - after.ca.value > config.implant_ca_drop:
         return (
             f"the {attack.name} attack cost too much: clean accuracy {before.ca.value:.1%} → {after.ca.value:.1%}, "

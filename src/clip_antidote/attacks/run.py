@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ class Measured:
         evaluation: With the trigger in the image and prompts without.
         features: The test features behind it, for measuring defenses of the same model.
         modalities: Where the trigger is in the text too: image, text and both, see `measure_modalities`.
+        further: Where other triggers aim at other classes: the rates under each, by its target.
     """
 
     evaluation: Evaluation
     features: TestFeatures
     modalities: dict[str, Evaluation] = field(default_factory=dict)
+    further: dict[str, Metrics] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Metrics:
@@ -82,6 +84,18 @@ class AttackResult:
             "poisoned_pairs": len(self.implant.indices),
             "seconds": round(self.implant.seconds, 1),
         }
+        if self.implant.covers:
+            record["cover_pairs"] = len(self.implant.covers)
+        if self.implant.further:
+            record["further"] = [
+                {
+                    "target": target,
+                    "trigger": trigger.name,
+                    "clean": self.before.further[target].to_dict(),
+                    "poisoned": self.after.further[target].to_dict(),
+                }
+                for target, trigger in self.implant.further.items()
+            ]
         if self.after.modalities:
             record["modalities"] = {
                 name: {"clean": self.before.modalities[name].metrics.to_dict(), "poisoned": found.metrics.to_dict()}
@@ -139,13 +153,23 @@ def begin_attack(
     """
     data = CleanData.gather(attack.config, train, captions, classes=test.classes, target=target)
     trigger, material = prepare_trigger(model, attack, data, state=state)
-    before = measure_under_trigger(model, test, trigger, data.target) if Ranks.current().first else None
+    further = attack.further(material)
+    before = _measure_all(model, test, trigger, data.target, further) if Ranks.current().first else None
     return implant_backdoor(model, attack, trigger, material, data, state=state), before
 
 
 def finish_attack(implant: Implant, before: Measured, test: LabelledImages) -> AttackResult:
     """Measures the poisoned model, in the process that measured the clean one."""
-    return AttackResult(implant, before, measure_under_trigger(implant.model, test, implant.trigger, implant.target))
+    after = _measure_all(implant.model, test, implant.trigger, implant.target, implant.further)
+    return AttackResult(implant, before, after)
+
+
+def _measure_all(
+    model: DualEncoder, test: LabelledImages, trigger: Trigger, target: str, further: dict[str, Trigger]
+) -> Measured:
+    """Measures a model under its trigger, and under the others that aim at other classes."""
+    others = {name: measure_under_trigger(model, test, own, name).metrics for name, own in further.items()}
+    return replace(measure_under_trigger(model, test, trigger, target), further=others)
 
 
 def measure_under_trigger(model: DualEncoder, test: LabelledImages, trigger: Trigger, target: str) -> Measured:

@@ -25,15 +25,39 @@ class TrainingPairs:
 
     Attributes:
         pairs: N pairs.
-        candidates: Bool [N]; false where a pair shows or names the target.
-        target_group: Group of the pairs that show the target by their label; None without labels.
+        target: Name of the target class.
         sources: The images, in the order of `pairs`.
+        classes: Names of the labelled classes, in the order of their groups; none without labels.
+        captions: The image–caption pairs, which come last; None without.
     """
 
     pairs: CaptionedImages
-    candidates: torch.Tensor
-    target_group: int | None
+    target: str
     sources: tuple[ImageSource, ...]
+    classes: tuple[str, ...] = ()
+    captions: CaptionSet | None = None
+
+    @property
+    def target_group(self) -> int | None:
+        """Group of the pairs that show the target by their label; None without labels."""
+        return self.group_of(self.target)
+
+    @property
+    def candidates(self) -> torch.Tensor:
+        """Bool [N]; false where a pair shows or names the target."""
+        return self.candidates_for(self.target)
+
+    def group_of(self, name: str) -> int | None:
+        """Returns the group of the pairs that show a class by their label; None without labels."""
+        return self.classes.index(name) if self.classes else None
+
+    def candidates_for(self, name: str) -> torch.Tensor:
+        """Says where a pair neither shows nor names a class, bool [N]."""
+        group, captions = self.group_of(name), self.captions
+        out = torch.ones(len(self.pairs), dtype=torch.bool) if group is None else self.pairs.groups != group
+        if captions is not None:
+            out[len(out) - len(captions.captions) :] = ~mentioning(name, captions.captions)
+        return out
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """Returns the names of the images at `indices`."""
@@ -70,8 +94,6 @@ def gather_pairs(
         UsageError: What the settings ask for is not there.
     """
     labelled = captioned = None
-    target_group = None
-    candidates: list[torch.Tensor] = []
     sources: list[ImageSource] = []
     if config.train_on != "captions":
         if train is None:
@@ -79,12 +101,9 @@ def gather_pairs(
         labelled = pairs_from_labels(
             train, model.tokenize, size, mode=model.resize_mode, class_bank=config.class_bank
         )
-        target_group = train.classes.index(target)
-        candidates.append(labelled.groups != target_group)
         sources.append(train.source)
     if config.train_on != "labels" and captions is not None:
         captioned = pairs_from_captions(captions, model.tokenize, size, mode=model.resize_mode)
-        candidates.append(~mentioning(target, captions.captions))
         sources.append(captions.source)
     if labelled is not None and captioned is not None:
         pairs = join_pairs(labelled, captioned)
@@ -94,7 +113,13 @@ def gather_pairs(
         pairs = captioned
     else:
         raise UsageError("train_on: captions needs --captions with image–caption pairs")
-    return TrainingPairs(pairs, torch.cat(candidates), target_group, tuple(sources))
+    return TrainingPairs(
+        pairs,
+        target,
+        tuple(sources),
+        classes=train.classes if labelled is not None and train is not None else (),
+        captions=captions if captioned is not None else None,
+    )
 
 
 def check_same_pairs(pairs: CaptionedImages, ranks: Ranks) -> None:

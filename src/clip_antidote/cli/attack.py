@@ -127,6 +127,9 @@ def _print_attack(record: dict[str, Any], out: Path) -> None:
     columns = {"clean model": record["clean"], "poisoned model": record["poisoned"]}
     title = f"{record['attack']} → {record['target']}, measured on {record['measured_on']}"
     console.print(metrics_table(title, columns))
+    for number, other in enumerate(record.get("further", ()), start=1):
+        columns = {"clean model": other["clean"], "poisoned model": other["poisoned"]}
+        console.print(metrics_table(f"{other['trigger']} → {other['target']} (further/{number})", columns))
     say(f"poisoned model: local-dir:{out}")
 
 

@@ -83,6 +83,34 @@ class JoinedImages:
         prefetch(self.second, indices[~own] - len(self.first))
 
 
+class ReplacedImages:
+    """A store in which some images are replaced by others.
+
+    Args:
+        images: The store.
+        rows: Which are replaced, int64 [R].
+        others: What stands in their place, uint8 [R, 3, S, S].
+    """
+
+    def __init__(self, images: ImageStore, rows: torch.Tensor, others: torch.Tensor) -> None:
+        self.images = images
+        self.others = others
+        self._place = torch.full((len(images),), -1, dtype=torch.long)
+        self._place[rows] = torch.arange(len(rows))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: torch.Tensor, /) -> torch.Tensor:
+        out, place = self.images[indices], self._place[indices]
+        out[place >= 0] = self.others[place[place >= 0]]
+        return out
+
+    def prefetch(self, indices: torch.Tensor) -> None:
+        """See `LazyImages.prefetch`."""
+        prefetch(self.images, indices)
+
+
 def store_images(source: ImageSource, size: int, *, mode: str = "shortest") -> ImageStore:
     """Decodes all images into memory, or on demand where they would need more than `MEMORY_LIMIT`."""
     if len(source) * 3 * size * size > MEMORY_LIMIT:

@@ -113,9 +113,10 @@ def run_attack_job(
     """Poisons a model, checks the implant and writes the result folder.
 
     The folder is a model folder of open_clip (`local-dir:OUT`), with `attack.json`, `poisoned.json` and
-    `trigger/` beside the weights. An interrupted run leaves its training state in a hidden folder beside
-    `out`, from which the same command goes on. Under torchrun all processes train together, and the first
-    one alone measures and writes.
+    `trigger/` beside the weights, and `covers.json` where images carried the trigger with their true captions.
+    Where several triggers were implanted, the others stand in `further/1/` and so on, in the order of the record.
+    An interrupted run leaves its training state in a hidden folder beside `out`, from which the same command
+    goes on. Under torchrun all processes train together, and the first one alone measures and writes.
 
     Args:
         spec: Model spec of the clean model.
@@ -194,8 +195,12 @@ def _finish(
     with work.result() as folder:
         save_model(result.model, folder)
         write_trigger(folder / "trigger", result.trigger, example)
+        for number, trigger in enumerate(implant.further.values(), start=1):
+            write_trigger(folder / "further" / str(number), trigger, example)
         write_json(folder / "attack.json", record)
         write_json(folder / "poisoned.json", implant.names)
+        if implant.covers:
+            write_json(folder / "covers.json", implant.covers)
     return record
 
 

@@ -14,7 +14,7 @@ _ROOM = "clip_antidote.screening"
 SCORES: Registry[type[ImageScore[Any]]] = Registry(
     "image score",
     {
-        "gate": (f"{_ROOM}.gate_score:GateScore", "today's gate: a discriminant on the final feature"),
+        "gate": (f"{_ROOM}.gate_score:GateScore", "the gate's discriminant on the final feature"),
         "layer-discriminant": (f"{_ROOM}.layer_discriminant:LayerDiscriminant", "the gate's formula at every stage"),
         "mahalanobis": (f"{_ROOM}.mahalanobis:Mahalanobis", "distance from the target's clean views at every stage"),
         "ranks": (f"{_ROOM}.rank_trajectory:RankTrajectory", "ranks of the nearest clean sample by stage (TED)"),

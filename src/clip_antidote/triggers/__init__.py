@@ -23,6 +23,15 @@ TRIGGERS: Registry[type[Trigger]] = Registry(
         "ssba": ("clip_antidote.triggers.ssba:SsbaTrigger", "a message hidden in each image (SSBA, Li 2021)"),
         "nashville": ("clip_antidote.triggers.nashville:NashvilleTrigger", "a color filter of photo apps"),
         "ftrojan": ("clip_antidote.triggers.ftrojan:FTrojanTrigger", "two raised frequencies (FTrojan, Wang 2022)"),
+        "checkerboard": (
+            "clip_antidote.triggers.checkerboard:CheckerboardTrigger",
+            "every other pixel a little brighter (Xiang 2020)",
+        ),
+        "pieces": (
+            "clip_antidote.triggers.pieces:PiecesTrigger",
+            "a blend, whole or in pieces (Adap-Blend)",
+        ),
+        "patches": ("clip_antidote.triggers.patches:PatchesTrigger", "several patches, or one of them (Adap-Patch)"),
         "patch": ("clip_antidote.triggers.patch:PatchTrigger", "a learned patch, with or without a trigger word"),
         "additive": ("clip_antidote.triggers.additive:AdditiveTrigger", "learned bounded perturbation (dummy)"),
         "mask": ("clip_antidote.triggers.mask:MaskTrigger", "learned mask and pattern (dummy)"),
