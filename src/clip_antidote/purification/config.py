@@ -63,7 +63,7 @@ class GateConfig(Config):
     """
 
     enabled: bool = True
-    threshold: float = 0.7
+    threshold: float = 0.65
     lenience: float = Field(0.4, ge=0)
     target_views: int = Field(32, ge=1)
     target_min_scale: float = Field(0.4, gt=0, le=1)
