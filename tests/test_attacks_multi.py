@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clip_antidote.attacks.run import run_attack
 from clip_antidote.attacks.training_data import gather_pairs
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import UsageError
+from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
 from clip_antidote.triggers import load_trigger
@@ -109,9 +111,10 @@ def test_three_triggers_take_with_three_targets(
         assert after.ca.value > before.ca.value - 0.15
     assert [metrics.target for metrics in result.after.further.values()] == targets[1:]
     assert implant_failure(made, result) is None
-    least = min(metrics.asr.value for metrics in result.after.further.values() if metrics.asr is not None)
-    strict = attack(implant_asr=min(1.0, least + 1e-6), implant_ca_drop=0.2)
-    assert "did not take" in (implant_failure(strict, result) or "")
+    weak = next(iter(result.after.further))  # as if one of them had not taken
+    missed = replace(result.after.further[weak], asr=Rate(1, 10))
+    result.after.further[weak] = missed
+    assert f"for '{missed.target}' did not take" in (implant_failure(made, result) or "")
 
 
 def test_the_record_and_the_folder_hold_every_trigger(cli: Cli, model_folder: str, problem: str) -> None:

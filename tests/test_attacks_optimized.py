@@ -291,7 +291,7 @@ class FakeClassifier:
     def from_templates(cls, model: Any, classes: Any, templates: tuple[str, ...] = IMAGENET_TEMPLATES) -> Any:
         return cls(all(template.startswith("consider ") for template in templates))
 
-    def answer(self, features: torch.Tensor, look: Any = None) -> Answer:
+    def answer(self, features: torch.Tensor, look: Any = None, layers: Any = None) -> Answer:
         return Answer(features[:, self.order], torch.zeros(len(features), dtype=torch.bool))
 
 

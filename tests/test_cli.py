@@ -34,7 +34,7 @@ WRONG = [
     (["inspect", "{photos}"], 3, "no weights to inspect"),
     (["inspect", "open_clip:RN5@x.pt"], 4, "RN5"),
     (["inspect"], 4, "Missing argument"),
-    (["scan", "tiny"], 4, "Missing option '--data'"),
+    (["scan", "tiny"], 4, "--data is needed"),
     (["scan", "tiny", "--data", "{none}"], 2, "no folder or file"),
     (["scan", "{none}", "--data", "{photos}", "--shots", "1"], 2, "no file or folder"),
     (["scan", "open_clip:RN50@{none}", "--data", "{photos}", "--shots", "1"], 2, "missing"),

@@ -131,11 +131,13 @@ def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: s
         )
     index = class_index(features.classes, target) if target is not None else None
     device = classifier.classifier.device
-    clean = classifier.logits(features.clean.to(device), features.look_clean, features.layers_clean).argmax(-1).cpu()
+    answer = classifier.answer(features.clean.to(device), features.look_clean, features.layers_clean)
+    clean = answer.logits.argmax(-1).cpu()
     triggered = None
     if features.triggered is not None:
         seen = features.triggered.to(device)
-        triggered = classifier.logits(seen, features.look_triggered, features.layers_triggered).argmax(-1).cpu()
+        answer = classifier.answer(seen, features.look_triggered, features.layers_triggered)
+        triggered = answer.logits.argmax(-1).cpu()
     metrics = compute_metrics(
         clean, features.labels, triggered_predictions=triggered, target=index, classes=features.classes
     )
