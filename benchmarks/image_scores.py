@@ -38,7 +38,7 @@ from clip_antidote.inversion.bank import Dummy
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig, GateConfig
-from clip_antidote.purification.guarded_head import CONTENT
+from clip_antidote.purification.guarded_head import INNER_LENIENCE
 from clip_antidote.purification.observe import observe
 from clip_antidote.screening import SCORES
 from clip_antidote.screening.combination import Calibration
@@ -150,8 +150,7 @@ def combine(scores: Mapping[str, Scored], costs: dict[str, int]) -> None:
         costs.update({f"{label}: {way}": sum(costs[name] for name in names) for way in ways})
     for part in scores.values():
         both = torch.stack([part[name] for name in ON_ITS_SCALE])
-        places = [part[name] for name in part if name == "gate" or name.startswith("layer-discriminant[")]
-        part[OWN + "agreed"] = -torch.stack(places).neg().clamp(max=CONTENT).mean(0)
+        part[OWN + "default"] = torch.maximum(part["gate"], part["layer-discriminant"] - INNER_LENIENCE)
         part |= {OWN + "mean": both.mean(0), OWN + "either": both.amax(0), OWN + "both": both.amin(0)}
 
 

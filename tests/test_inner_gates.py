@@ -20,7 +20,7 @@ from clip_antidote.models.layers import LayerFeatures
 from clip_antidote.purification.artefact import read_artefact
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.gate import Gate
-from clip_antidote.purification.guarded_head import GuardedHead, agreed
+from clip_antidote.purification.guarded_head import GuardedHead, lesser
 from clip_antidote.purification.inner_gates import InnerGates, spread_stages
 from clip_antidote.purification.stage_space import WIDEST, StageSpace
 
@@ -66,12 +66,12 @@ def test_a_score_by_hand() -> None:
     assert inner.scores(stages, 1).flatten().tolist() == pytest.approx([0.8, -1.0])
 
 
-def test_no_place_makes_up_for_another() -> None:
+def test_neither_makes_up_for_the_other() -> None:
     final, inner = torch.tensor([9.0, 0.5, 1.0]), torch.tensor([[0.0, 0.1], [0.5, 0.8], [1.0, 2.0]])
-    assert agreed(final, inner).tolist() == pytest.approx([1.1 / 3, 0.6, 1.0])
+    assert lesser(final, inner).tolist() == pytest.approx([0.05 + 0.1, 0.5, 1.0])
 
 
-def test_the_decision_is_the_mean_of_all_places() -> None:
+def test_the_decision_is_the_lesser_of_both() -> None:
     # Two classes along x and y; the gate's score is the first number, the inner one the first channel's sign.
     gate = Gate(torch.tensor([[1.0], [0.0]]), torch.zeros(1), 0)
     inner = InnerGates({0: torch.zeros(1)}, {0: torch.ones(1)}, [[Gate(torch.ones(1, 1), torch.zeros(1), 0)]])
@@ -84,7 +84,7 @@ def test_the_decision_is_the_mean_of_all_places() -> None:
         return [torch.tensor([[5.0], [-5.0], [5.0]])[rows]]
 
     decision = guard.decide(features, layers)
-    assert decision.score.tolist() == pytest.approx([1.0, 0.0, float("inf")])
+    assert decision.score.tolist() == pytest.approx([1.0, -1.0 + 0.1, float("inf")])
     assert decision.triggered.tolist() == [False, True, False]
     assert asked == [[0, 1]], "of what is called no target, nothing is asked"
     assert guard.decide(features).triggered.tolist() == [False, False, False], "without them the final feature alone"

@@ -96,7 +96,7 @@ def test_inner_layers_are_read_in_the_same_pass(small_model: DualEncoder, tmp_pa
     images = noise(small_model)
     with torch.inference_mode():
         stages = small_model.encode_layers(images).stages
-    gates = [[Gate(torch.randn(stage.shape[1], 1), torch.zeros(1), 0) for stage in stages]]
+    gates = [[Gate(torch.randn(stage.shape[1], 1), torch.full((1,), 3.0), 0) for stage in stages]]
     means, deviations = ({i: form(s, 0) for i, s in enumerate(stages)} for form in (torch.mean, torch.std))
     assert purified.guard is not None
     plain = purified.guard.decide(small_model.encode_images(images)).score

@@ -56,14 +56,14 @@ class GateConfig(Config):
         repair: How far the target's text is moved to what the other classes predict, from 0 to 1.
         ridge: Regularization of the maps between texts and images.
         shrinkage: Share of the identity in the scatter matrix.
-        inner: Whether the gate reads the inner layers of the image tower too, where they are known: its score is then
-            the mean of what the final feature and every stage say, each at most 1.
+        inner: Whether the gate reads the inner layers of the image tower too, where they are known: an image then has
+            to pass by the final feature and by the mean of what the stages say, which stands lower by 0.1.
         second_look: Whether images that the gate stops are answered by other views of them, which encodes 21
             more images for each; without it, by the tuned prompts.
     """
 
     enabled: bool = True
-    threshold: float = 0.65
+    threshold: float = 0.7
     lenience: float = Field(0.4, ge=0)
     target_views: int = Field(32, ge=1)
     target_min_scale: float = Field(0.4, gt=0, le=1)

@@ -19,8 +19,8 @@ from clip_antidote.models.layers import LayersAt
 from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.inner_gates import InnerGates
 
-CONTENT = 1.0
-"""A place is content with a typical clean image: what lies beyond it does not make up for what another place says."""
+INNER_LENIENCE = 0.1
+"""How much lower the gates at inner layers stand. Their mean varies less over clean images than one score does."""
 
 
 class Decision(NamedTuple):
@@ -39,13 +39,13 @@ class Decision(NamedTuple):
     score: torch.Tensor
 
 
-def agreed(final: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
-    """One score [N] of the final feature's [N] and those of inner stages [N, L]: their mean, each at most `CONTENT`.
+def lesser(final: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """The lesser [N] of the final feature's scores [N] and of the mean over inner stages [N, L], raised a little.
 
-    Every place has the same say. An attacker who makes triggered images more than typical at one of them, as by
-    imitating the target's clean images there, buys nothing at the others.
+    Neither makes up for the other: an attacker who imitates the target's clean images at one of them is stopped by
+    the other, and nothing passes that the final feature alone would stop.
     """
-    return torch.cat([final[:, None], inner.to(final)], dim=1).clamp(max=CONTENT).mean(dim=1)
+    return torch.minimum(final, inner.to(final).mean(dim=1) + INNER_LENIENCE)
 
 
 class GuardedHead(nn.Module):
@@ -118,7 +118,7 @@ class GuardedHead(nn.Module):
             found = gate.score(features)
             if deep is not None and self.inner is not None:
                 rows, stages = deep
-                found = found.index_copy(0, rows, agreed(found[rows], self.inner.scores(stages, number)))
+                found = found.index_copy(0, rows, lesser(found[rows], self.inner.scores(stages, number)))
             score = torch.where(called == gate.target, torch.minimum(score, found), score)
         return Decision(clean, called, score < self.threshold, score)
 
