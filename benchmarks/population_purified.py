@@ -74,6 +74,7 @@ def measured(record: ModelRecord, folder: Path, data: str, cases: list[Case]) ->
         "target": record.target,
         "named": list(made.targets_suspected),
         "guarded": list(made.guarded),
+        "inner": purified.guard is not None and purified.guard.inner is not None,
         "p_value": round(made.verdict.p_value, 4),
         "seconds": made.seconds,
         "before": before.to_counts(),

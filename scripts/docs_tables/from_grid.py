@@ -112,6 +112,11 @@ def _(records: Records) -> str:
     return changes(run for run in records.zoo if run.attack == "adaptive" or run.label == "crops")
 
 
+@table("adaptive-inner")
+def _(records: Records) -> str:
+    return changes(records.adaptive)
+
+
 @table("low-rate")
 def _(records: Records) -> str:
     runs = [run for run in records.zoo if run.label in ("low", "five")]

@@ -93,13 +93,25 @@ def purified(records: Records) -> str:
                 row["model"],
                 ", ".join(row["named"]) or "nobody",
                 "yes" if row["target"] in row["guarded"] else "no" if row["target"] else "–",
+                "final and inner" if row.get("inner") else "final",
                 *(change(before, after, key) for key in ("asr", "pa", "ca")),
                 f"{100 * before.mean_per_class_recall:.1f} → {100 * after.mean_per_class_recall:.1f}",
                 change(before, after, "target_ca"),
                 f"{row['seconds']:.0f}",
             ]
         )
-    head = ["model and target", "named", "target guarded", "ASR", "PA", "CA", "recall", "target CA", "s"]
+    head = [
+        "model and target",
+        "named",
+        "target guarded",
+        "gate reads",
+        "ASR",
+        "PA",
+        "CA",
+        "recall",
+        "target CA",
+        "s",
+    ]
     return markdown(head, rows)
 
 

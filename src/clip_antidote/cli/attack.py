@@ -11,6 +11,7 @@ from clip_antidote.cli.common import (
     Classes,
     ConfigFile,
     Device,
+    Log,
     ShowConfig,
     console,
     metrics_table,
@@ -90,6 +91,7 @@ def command(
     trigger: SavedTrigger = None,
     image_size: ImageSize = None,
     device: Device = "cpu",
+    log: Log = None,
     config: ConfigFile = None,
     show_config: ShowConfig = False,
 ) -> None:
@@ -118,7 +120,7 @@ def command(
         return
     out, data = out or Path("poisoned"), require(data, "--data")
     spec, wanted = require(model, "MODEL"), require(target, "--target")
-    _print_attack(run_attack_job(spec, planned, wanted, data, out, **where), out)
+    _print_attack(run_attack_job(spec, planned, wanted, data, out, log=log, **where), out)
 
 
 def _print_attack(record: dict[str, Any], out: Path) -> None:

@@ -26,6 +26,10 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file wit
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print the resolved settings and stop.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps.")]
+Log = Annotated[
+    str | None,
+    typer.Option("--log", help="Log every step: tensorboard:FOLDER or wandb:PROJECT.", metavar="WHERE"),
+]
 Classes = Annotated[
     Path | None,
     typer.Option("--classes", help="Class file: one `name` or `folder = name` per line.", metavar="FILE"),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, print_settings, say
+from clip_antidote.cli.common import ConfigFile, Device, Log, ShowConfig, print_settings, say
 
 
 def command(
@@ -16,6 +16,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and augmentation.")] = None,
     device: Device = "cpu",
+    log: Log = None,
     config: ConfigFile = None,
     show_config: ShowConfig = False,
 ) -> None:
@@ -26,5 +27,5 @@ def command(
     if show_config:
         print_settings(settings)
         return
-    run_train(architecture, data, out, settings, device=device)
+    run_train(architecture, data, out, settings, device=device, log=log)
     say(f"model: local-dir:{out}")

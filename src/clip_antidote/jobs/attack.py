@@ -25,6 +25,7 @@ from clip_antidote.jobs.workplace import Workplace, workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.saving import save_model
 from clip_antidote.training.distributed import Ranks, joined
+from clip_antidote.training.step_log import logged_to
 
 KIND = "poisoned model"
 
@@ -109,6 +110,7 @@ def run_attack_job(
     classes: str | None = None,
     most_test: int | None = None,
     device: str = "cpu",
+    log: str | None = None,
 ) -> dict[str, Any]:
     """Poisons a model, checks the implant and writes the result folder.
 
@@ -128,6 +130,7 @@ def run_attack_job(
         classes: Class file, see `read_classes`.
         most_test: Most test images to measure on; all by default.
         device: Where to compute.
+        log: Where to log every step, see `training.step_log`.
 
     Returns:
         The record, as written to `attack.json`; a finished run with the same settings is not repeated. Empty in
@@ -148,7 +151,8 @@ def run_attack_job(
             record = work.finished("attack.json")
         if not ranks.any(record is not None):
             kept = state if ranks.first else None
-            begun = begin_attack(model, attack, own.train, own.test, target, captions=own.captions, state=kept)
+            with logged_to(log if ranks.first else None):
+                begun = begin_attack(model, attack, own.train, own.test, target, captions=own.captions, state=kept)
     if not ranks.first:
         return {}
     if begun is not None:

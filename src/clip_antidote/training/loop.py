@@ -20,6 +20,7 @@ from clip_antidote.training.gradients import contrastive_backward
 from clip_antidote.training.interrupt import held_interrupt
 from clip_antidote.training.optim import build_adamw, warmup_cosine
 from clip_antidote.training.state import TrainingState
+from clip_antidote.training.step_log import log_step
 
 ExtraLoss = Callable[[int, PairBatch], torch.Tensor]
 """What is added to the loss of a step, from step and batch."""
@@ -150,4 +151,5 @@ def _take_step(
     optimizer.step()
     with torch.no_grad():
         model.log_logit_scale.clamp_(max=math.log(config.max_logit_scale))
+    log_step(step, loss=loss, learning_rate=config.lr * factor, logit_scale=float(model.logit_scale.detach()))
     return loss
