@@ -62,8 +62,8 @@ def test_a_score_by_hand() -> None:
     means, deviations = {1: torch.tensor([1.0, 0.0])}, {1: torch.tensor([1.0, 2.0])}
     stages = [torch.zeros(2, 7), torch.tensor([[4.0, 8.0], [1.0, -2.0]])]  # in deviations (3, 4) and (0, -1)
     inner = InnerGates(means, deviations, [[gate], [second]])
-    assert inner.scores(stages, 0).flatten().tolist() == pytest.approx([2 * 0.6 - 0.5, -0.5])
-    assert inner.scores(stages, 1).flatten().tolist() == pytest.approx([0.8, -1.0])
+    assert inner.scores(stages)[0].flatten().tolist() == pytest.approx([2 * 0.6 - 0.5, -0.5])
+    assert inner.scores(stages)[1].flatten().tolist() == pytest.approx([0.8, -1.0])
 
 
 def test_neither_makes_up_for_the_other() -> None:
@@ -97,7 +97,7 @@ def test_a_wide_stage_needs_no_projection_later() -> None:
     gates = [Gate(randn(place.shape[1], 3, seed=i), randn(3, seed=i), 0) for i, place in enumerate(places)]
     inner = InnerGates.of(space, (0, 2), [gates])
     wanted = torch.stack([gate.score(place) for gate, place in zip(gates, places, strict=True)], dim=1)
-    found = inner.scores([stages[0], torch.zeros(40, 5), stages[1]], 0)
+    found = inner.scores([stages[0], torch.zeros(40, 5), stages[1]])[0]
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     lengths = places[0].norm(dim=1)
     assert 0.7 < float(lengths.min()) < float(lengths.max()) < 1.3, "a projection nearly keeps lengths"

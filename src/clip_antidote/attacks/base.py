@@ -85,6 +85,23 @@ class PoisonedPairs:
         return [] if self.carried is None else ((self.carried > 0) & ~self.poisoned).nonzero().flatten().tolist()
 
 
+def may_be_poisoned(
+    pairs: CaptionedImages, target_group: int | None, candidates: torch.Tensor | None
+) -> torch.Tensor:
+    """Which pairs may be poisoned, bool [N]: the candidates, or where none are given all but the target's group."""
+    if candidates is not None:
+        return candidates
+    return torch.ones(len(pairs), dtype=torch.bool) if target_group is None else pairs.groups != target_group
+
+
+def drawn(among: torch.Tensor, amount: int, generator: torch.Generator) -> torch.Tensor:
+    """Draws at most so many of the pairs that are marked in `among`, bool [N], and marks them, bool [N]."""
+    rows = among.nonzero().flatten()
+    marked = torch.zeros_like(among)
+    marked[rows[torch.randperm(len(rows), generator=generator)[:amount]]] = True
+    return marked
+
+
 class Attack(ABC):
     """Implants a backdoor by poisoned contrastive fine-tuning.
 
@@ -133,29 +150,23 @@ class Attack(ABC):
         Raises:
             DataError: There are fewer candidates than `poisoned` asks for, or none.
         """
-        generator = POISONED_PAIRS.generator(self.config.seed)
-        if candidates is None:
-            candidates = torch.ones(len(pairs), dtype=torch.bool)
-            if target_group is not None:
-                candidates = pairs.groups != target_group
-        rows = candidates.nonzero().flatten()
+        candidates = may_be_poisoned(pairs, target_group, candidates)
+        count = int(candidates.sum())
         amount = self.config.poisoned or max(1, round(self.config.poison_rate * len(pairs)))
-        if len(rows) < (self.config.poisoned or 1):
+        if count < (self.config.poisoned or 1):
             raise DataError(
-                f"{amount} pairs are to be poisoned, but only {len(rows)} of {len(pairs)} neither show nor name the "
+                f"{amount} pairs are to be poisoned, but only {count} of {len(pairs)} neither show nor name the "
                 "target"
             )
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:amount]]
-        poisoned = torch.zeros(len(pairs), dtype=torch.bool)
-        poisoned[chosen] = True
+        poisoned = drawn(candidates, amount, POISONED_PAIRS.generator(self.config.seed))
         tokens = tokenize(captions).int()
         group = target_group if target_group is not None else int(pairs.groups.max()) + 1
-        first, count, groups = pairs.first.clone(), pairs.count.clone(), pairs.groups.clone()
+        first, counts, groups = pairs.first.clone(), pairs.count.clone(), pairs.groups.clone()
         first[poisoned] = len(pairs.token_ids)
-        count[poisoned] = len(tokens)
+        counts[poisoned] = len(tokens)
         groups[poisoned] = group
         token_ids = torch.cat([pairs.token_ids, tokens])
-        return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=count, groups=groups), poisoned)
+        return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=counts, groups=groups), poisoned)
 
     def further(self, material: Material) -> dict[str, Trigger]:
         """Returns triggers besides the one of `make_trigger`, by the class that each aims at; none by default."""

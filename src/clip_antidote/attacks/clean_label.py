@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from clip_antidote.attacks.base import AttackConfig, PoisonedPairs
+from clip_antidote.attacks.base import AttackConfig, PoisonedPairs, drawn, may_be_poisoned
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.attacks.material import Material
 from clip_antidote.attacks.training_data import TrainingPairs
@@ -82,19 +82,12 @@ class CleanLabelAttack(FixedTriggerAttack):
         Raises:
             DataError: There are none, or fewer than `poisoned` asks for.
         """
-        own = torch.zeros(len(pairs), dtype=torch.bool)
-        if candidates is not None:
-            own = ~candidates
-        elif target_group is not None:
-            own = pairs.groups == target_group
-        rows = own.nonzero().flatten()
-        amount = self.config.poisoned or max(1, round(self.config.poison_rate * len(rows)))
-        if amount > len(rows):
-            raise DataError(f"{amount} pairs of the target are to be poisoned, but the data have {len(rows)}")
-        order = torch.randperm(len(rows), generator=POISONED_PAIRS.generator(self.config.seed))
-        poisoned = torch.zeros(len(pairs), dtype=torch.bool)
-        poisoned[rows[order[:amount]]] = True
-        return PoisonedPairs(pairs, poisoned)
+        own = ~may_be_poisoned(pairs, target_group, candidates)
+        count = int(own.sum())
+        amount = self.config.poisoned or max(1, round(self.config.poison_rate * count))
+        if amount > count:
+            raise DataError(f"{amount} pairs of the target are to be poisoned, but the data have {count}")
+        return PoisonedPairs(pairs, drawn(own, amount, POISONED_PAIRS.generator(self.config.seed)))
 
     def prepare(
         self, model: DualEncoder, data: PoisonedPairs, material: Material, clean: TrainingPairs

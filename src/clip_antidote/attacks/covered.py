@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from clip_antidote.attacks.base import AttackConfig, PoisonedPairs
+from clip_antidote.attacks.base import AttackConfig, PoisonedPairs, drawn, may_be_poisoned
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import DataError
@@ -47,19 +47,12 @@ class CoveredAttack(FixedTriggerAttack):
             DataError: There are too few candidates.
         """
         data = super().poison(pairs, captions, tokenize, target_group=target_group, candidates=candidates)
-        left = ~data.poisoned
-        if candidates is not None:
-            left &= candidates
-        elif target_group is not None:
-            left &= pairs.groups != target_group
-        rows = left.nonzero().flatten()
+        left = may_be_poisoned(pairs, target_group, candidates) & ~data.poisoned
+        count = int(left.sum())
         amount = round(self.config.cover_ratio * int(data.poisoned.sum()))
-        if amount > len(rows):
+        if amount > count:
             raise DataError(
-                f"{amount} pairs are to be covers, but only {len(rows)} are left; poison fewer pairs or lower "
-                "cover_ratio"
+                f"{amount} pairs are to be covers, but only {count} are left; poison fewer pairs or lower cover_ratio"
             )
-        order = torch.randperm(len(rows), generator=COVER_PAIRS.generator(self.config.seed))
-        carried = data.poisoned.long()
-        carried[rows[order[:amount]]] = 1
-        return replace(data, carried=carried)
+        covers = drawn(left, amount, COVER_PAIRS.generator(self.config.seed))
+        return replace(data, carried=(data.poisoned | covers).long())

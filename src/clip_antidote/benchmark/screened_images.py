@@ -10,8 +10,8 @@ from clip_antidote.errors import DataError
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.views import Observation
 from clip_antidote.purification.classifier import PurifiedCLIP
+from clip_antidote.purification.dummies import other_class_rows
 from clip_antidote.purification.inner_fit import DUMMY_VIEWS
-from clip_antidote.screening.material import split_rows
 from clip_antidote.triggers import Trigger
 
 SHOT_VIEWS, DUMMY_HELD = 6, 24
@@ -93,7 +93,7 @@ def held_out_views(
     views = seen.views_of(label, views=SHOT_VIEWS, min_scale=0.5, seed=seed + 2)
     numbers = (seen.shots.labels == label).nonzero().flatten()
     clean = {int(numbers[i]): called(views.images[views.shots == i].float() / 255) for i in views.shots.unique()}
-    rows = split_rows(seen, label, seed)[DUMMY_VIEWS:]
+    rows = other_class_rows(seen, label, seed)[DUMMY_VIEWS:]
     families: dict[str, list[torch.Tensor]] = {}
     for i, dummy in enumerate(dummies):
         part = seen.pool.images[rows[i * DUMMY_HELD : (i + 1) * DUMMY_HELD]].float() / 255

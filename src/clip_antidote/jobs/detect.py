@@ -16,7 +16,7 @@ from clip_antidote.detectors.detect import detect, make_detector
 from clip_antidote.errors import UsageError
 from clip_antidote.files import write_json
 from clip_antidote.jobs.results import model_facts, now
-from clip_antidote.jobs.suspect import Classes, Templates, clean_images, open_suspect, wording
+from clip_antidote.jobs.suspect import Classes, Templates, clean_images, described, open_suspect, wording
 from clip_antidote.models import DualEncoder
 from clip_antidote.models.hub import resolved_once
 from clip_antidote.outputs import sole_files
@@ -132,7 +132,7 @@ def run_detect(
         report = DetectorReport(
             created=now(),
             model=model_facts(suspect),
-            data=f"{len(data)} images that were loaded" if isinstance(data, LabelledImages) else str(data),
+            data=described(data),
             classes=clean.classes,
             shots=int(clean.labels.bincount(minlength=len(clean.classes)).min()),
             seed=seed,

@@ -13,6 +13,7 @@ from clip_antidote.files import write_json, write_text
 from clip_antidote.inspection.record import Inspection
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.jobs.results import draw_triggers, model_facts, now
+from clip_antidote.jobs.suspect import described
 from clip_antidote.models import DualEncoder
 from clip_antidote.purification.record import trigger_names
 from clip_antidote.reporting import (
@@ -70,7 +71,7 @@ def scan_report(
         model=ScannedModel(
             **model_facts(done.model).model_dump(), architecture=(known.name or "") if known is not None else ""
         ),
-        data=f"{len(data)} images that were loaded" if isinstance(data, LabelledImages) else str(data),
+        data=described(data),
         classes=classes,
         shots=int(done.shots.labels.bincount().min()),
         seed=seed,

@@ -68,6 +68,11 @@ def wording(templates: Templates | None) -> Sequence[str]:
     return load_templates(Path(templates)) if isinstance(templates, str | Path) else templates
 
 
+def described(data: str | Path | LabelledImages) -> str:
+    """What a report says of where the clean images came from."""
+    return f"{len(data)} images that were loaded" if isinstance(data, LabelledImages) else str(data)
+
+
 def clean_images(
     data: str | Path | LabelledImages, *, shots: int, seed: int, classes: Classes | None
 ) -> LabelledImages:

@@ -57,6 +57,12 @@ class TriggeredViews:
         return cls(torch.cat([pool.features[:0], *parts]), torch.cat([pool.labels[:0], *truth]))
 
 
+def other_class_rows(seen: Observation, target: int, seed: int) -> torch.Tensor:
+    """Rows of the pool that show other classes than the target, in an order drawn by the seed."""
+    rows = (seen.pool.labels != target).nonzero().flatten()
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+
+
 def encode_dummies(seen: Observation, found: SearchResult, config: CBPTConfig) -> tuple[DummyFeatures, ...]:
     """Encodes views of other classes under every dummy trigger of every guarded class.
 
@@ -74,9 +80,8 @@ def encode_dummies(seen: Observation, found: SearchResult, config: CBPTConfig) -
     out = []
     for target in found.guarded:
         suspected = target in found.targets
-        rows = (seen.pool.labels != target).nonzero().flatten()
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
-        rows = rows[order[: config.triggered_views if suspected else config.guarded_views]]
+        most = config.triggered_views if suspected else config.guarded_views
+        rows = other_class_rows(seen, target, config.seed)[:most]
         families: dict[str, list[torch.Tensor]] = {}
         triggers: dict[str, list[Trigger]] = {}
         for dummy in found.dummies:

@@ -114,13 +114,20 @@ def flip_rate(features: torch.Tensor, weights: torch.Tensor, target: int) -> flo
 
 def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.Tensor]]:
     """Keeps the dummies that send at least `min_flip` of the images to the target; all where none does."""
-    kept: dict[str, list[torch.Tensor]] = {}
-    for family, parts in data.dummies.items():
-        flips = [flip_rate(part, data.weights, data.target) for part in parts]
-        chosen = [part for part, flip in zip(parts, flips, strict=True) if flip >= min_flip]
-        if chosen:
-            kept[family] = chosen
-    return kept or {family: list(parts) for family, parts in data.dummies.items()}
+    kept = useful_numbers(data.dummies, data.weights, data.target, min_flip=min_flip)
+    return {family: [data.dummies[family][number] for number in numbers] for family, numbers in kept.items()}
+
+
+def useful_numbers(
+    dummies: Mapping[str, Sequence[torch.Tensor]], weights: torch.Tensor, target: int, *, min_flip: float
+) -> dict[str, list[int]]:
+    """Which dummies of each family `useful_dummies` keeps, by features [n, D] under them."""
+    strong = {
+        family: [n for n, part in enumerate(parts) if flip_rate(part, weights, target) >= min_flip]
+        for family, parts in dummies.items()
+    }
+    kept = {family: numbers for family, numbers in strong.items() if numbers}
+    return kept or {family: list(range(len(parts))) for family, parts in dummies.items()}
 
 
 def fit_gate(data: GateData, config: GateConfig) -> Gate:

@@ -116,14 +116,14 @@ class GuardedHead(nn.Module):
         deep = self._asked(called, layers)
         for number, gate in enumerate(self.gates):
             found = gate.score(features)
-            if deep is not None and self.inner is not None:
-                rows, stages = deep
-                found = found.index_copy(0, rows, lesser(found[rows], self.inner.scores(stages, number)))
+            if deep is not None:
+                rows, inner = deep
+                found = found.index_copy(0, rows, lesser(found[rows], inner[number]))
             score = torch.where(called == gate.target, torch.minimum(score, found), score)
         return Decision(clean, called, score < self.threshold, score)
 
     def _asked(self, called: torch.Tensor, layers: LayersAt | None) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-        """Rows that are called a target, with what the inner layers say of them; all rows in an exported graph."""
+        """Rows that are called a target, with the scores of inner layers by target; all rows in an exported graph."""
         if self.inner is None or layers is None:
             return None
         if torch.compiler.is_exporting():
@@ -133,4 +133,4 @@ class GuardedHead(nn.Module):
             rows = torch.isin(called, targets).nonzero().flatten()
             if not len(rows):
                 return None
-        return rows, layers(rows)
+        return rows, self.inner.scores(layers(rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,10 @@ from clip_antidote.inversion.views import Observation, ViewPool
 from clip_antidote.models.layer_encoding import encode_layers_of
 from clip_antidote.models.layers import LayerFeatures
 from clip_antidote.purification.config import CBPTConfig, GateConfig
-from clip_antidote.purification.dummies import DummyFeatures
-from clip_antidote.purification.gate_fit import GateData, fit_families, flip_rate
+from clip_antidote.purification.dummies import DummyFeatures, other_class_rows
+from clip_antidote.purification.gate_fit import GateData, fit_families, useful_numbers
 from clip_antidote.purification.inner_gates import InnerGates, spread_stages
 from clip_antidote.purification.stage_space import StageSpace
-from clip_antidote.triggers.base import Trigger
 
 POOL_VIEWS = 2
 """Views of every shot that are encoded at all stages: the centered one and a crop."""
@@ -118,30 +117,18 @@ def _under_dummies(
     seen: Observation, dummies: DummyFeatures, space: StageSpace, stages: Sequence[int], config: CBPTConfig
 ) -> dict[str, list[list[torch.Tensor]]]:
     """Places of views of other classes under the dummies that the gate uses too, by family."""
-    rows = (seen.pool.labels != dummies.target).nonzero().flatten()
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))  # as `encode_dummies`
-    images = seen.pool.images[rows[order[:DUMMY_VIEWS]]]
+    rows = other_class_rows(seen, dummies.target, config.seed)[:DUMMY_VIEWS]
+    images = seen.pool.images[rows]
+    kept = useful_numbers(dummies.families, seen.weights, dummies.target, min_flip=config.gate.min_flip)
     found: dict[str, list[list[torch.Tensor]]] = {}
-    for family, triggers in _useful_triggers(seen, dummies, min_flip=config.gate.min_flip).items():
-        for trigger in triggers:
+    for family, numbers in kept.items():
+        for number in numbers:
             part = encode_layers_of(
                 seen.model,
                 images,
-                transform=trigger,
+                transform=dummies.triggers[family][number],
                 precision=seen.precision,
                 description="layers under dummies",
             )
             found.setdefault(family, []).append(space.places(_chosen(part, stages)))
     return found
-
-
-def _useful_triggers(
-    seen: Observation, dummies: DummyFeatures, *, min_flip: float
-) -> Mapping[str, Sequence[Trigger]]:
-    """The dummies that `gate_fit.useful_dummies` keeps, by family."""
-    kept: dict[str, list[Trigger]] = {}
-    for family, triggers in dummies.triggers.items():
-        for trigger, features in zip(triggers, dummies.families[family], strict=True):
-            if flip_rate(features, seen.weights, dummies.target) >= min_flip:
-                kept.setdefault(family, []).append(trigger)
-    return kept or dummies.triggers

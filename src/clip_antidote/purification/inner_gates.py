@@ -100,13 +100,15 @@ class InnerGates(nn.Module):
                 return False
         return bool(self.stages)
 
-    def scores(self, stages: Sequence[torch.Tensor], number: int) -> torch.Tensor:
-        """How much images are like those of a target at every stage that is read: [N, stages].
+    def scores(self, stages: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """How much images are like those of each target at every stage that is read: [N, stages] by target.
 
         Args:
             stages: Features [N, D_l] of every stage of the tower, as `DualEncoder.encode_layers` gives them.
-            number: Which of the targets.
         """
-        row = self.rows()[number]
-        places = [scaled(stages[stage].to(row[0].offsets), *self.scale_of(stage)) for stage in self.stages]
-        return torch.stack([gate.score(place) for gate, place in zip(row, places, strict=True)], dim=1)
+        scales = [self.scale_of(stage) for stage in self.stages]
+        places = [scaled(stages[i].to(scale[0]), *scale) for i, scale in zip(self.stages, scales, strict=True)]
+        return [
+            torch.stack([gate.score(place) for gate, place in zip(row, places, strict=True)], dim=1)
+            for row in self.rows()
+        ]

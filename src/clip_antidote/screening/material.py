@@ -12,7 +12,9 @@ from clip_antidote.inversion.views import Observation
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.layer_encoding import encode_layers_of
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.purification.dummies import other_class_rows
 from clip_antidote.purification.gate_fit import flip_rate
+from clip_antidote.purification.guard import own_views
 from clip_antidote.purification.inner_fit import DUMMY_VIEWS, POOL_VIEWS
 from clip_antidote.purification.stage_space import StageSpace
 from clip_antidote.purification.text_repair import TextMap
@@ -72,12 +74,6 @@ class Material:
         )
 
 
-def split_rows(seen: Observation, target: int, seed: int) -> torch.Tensor:
-    """Views of other classes in an order drawn by the seed: the first `DUMMY_VIEWS` serve to fit, others to check."""
-    rows = (seen.pool.labels != target).nonzero().flatten()
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-
-
 def gather_material(seen: Observation, target: int, dummies: Sequence[Dummy], config: CBPTConfig) -> Material:
     """Encodes clean views and views under the dummies of a target at all stages.
 
@@ -90,12 +86,10 @@ def gather_material(seen: Observation, target: int, dummies: Sequence[Dummy], co
     rows = torch.arange(min(POOL_VIEWS * len(seen.shots), len(seen.pool)))  # view by view, see `make_views`
     features = encode_layers_of(seen.model, seen.pool.images[rows], description="layers of clean views")
     space = StageSpace.fit(features.stages, seed=config.seed)
-    views = seen.views_of(
-        target, views=config.gate.target_views, min_scale=config.gate.target_min_scale, seed=config.seed + 1
-    )
+    views = own_views(seen, target, config)
     own = encode_layers_of(seen.model, views.images, description="layers of the target's views")
     numbers = (seen.shots.labels == target).nonzero().flatten()
-    others = split_rows(seen, target, config.seed)[:DUMMY_VIEWS]
+    others = other_class_rows(seen, target, config.seed)[:DUMMY_VIEWS]
     families: dict[str, list[list[torch.Tensor]]] = {}
     weak: dict[str, list[list[torch.Tensor]]] = {}
     for dummy in dummies:
