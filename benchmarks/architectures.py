@@ -63,7 +63,7 @@ STEPS = CBPTConfig.build(
             "families": ["mask", "additive"],
             "sparsities": [5.0],
             "bounds": [16 / 255],
-            "survey": {"steps": 2, "second_steps": 2, "shortlist": 2, "wave_most": 1},
+            "survey": {"steps": 2, "wave_most": 1},
             "final_steps": 2,
             "alarm": 1.0,
             "max_targets": 1,

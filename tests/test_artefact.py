@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from clip_antidote.detection.verdict import Finding
 from clip_antidote.errors import DataError
 from clip_antidote.models import DualEncoder
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.guarded_head import GuardedHead
+from clip_antidote.purification.record import PurificationRecord
 from conftest import two_gate_classifier
 
 
@@ -90,3 +93,14 @@ def test_a_head_made_by_hand_needs_no_record(small_model: DualEncoder, tmp_path:
     assert loaded.record is None
     assert loaded.guard is None
     assert loaded.target_suspected is None
+
+
+def test_settings_of_an_earlier_version_are_left_out() -> None:
+    inversion = {"survey_sparsity": 20.0, "final_steps": 7, "survey": {"second_steps": 40, "sample": 9}}
+    kept = {"method": "cbpt", "targets_suspected": [], "shots": 1, "seed": 0, "settings": {"inversion": inversion}}
+    settings = PurificationRecord.model_validate(kept).settings.inversion
+    assert (settings.final_steps, settings.survey.sample) == (7, 9)
+    with pytest.raises(ValidationError, match=r"settings\.inversion\.surprise"):
+        PurificationRecord.model_validate({**kept, "settings": {"inversion": {"surprise": 1}}})
+    finding = Finding(statistic="mask_second", value=0.1, z=4.0, weight=5.0)
+    assert "mask_second" in finding.meaning

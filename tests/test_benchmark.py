@@ -34,7 +34,7 @@ def grid(model_folder: str) -> GridConfig:
 
 FAST = CBPTConfig.build(
     {
-        "inversion": {"survey": {"steps": 1, "second_steps": 1, "wave_most": 1}, "final_steps": 1, "batch_size": 4},
+        "inversion": {"survey": {"steps": 1, "wave_most": 1}, "final_steps": 1, "batch_size": 4},
         "precision": "fp32",
         "tuning": {"steps": 1},
         "pool": 6,

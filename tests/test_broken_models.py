@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,11 +17,9 @@ from clip_antidote.data.captions import pairs_from_labels
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
 from clip_antidote.detection.search import search_targets
-from clip_antidote.detection.statistics import outlier_scores
-from clip_antidote.detection.survey import survey_classes
 from clip_antidote.errors import DataError, ModelError, UsageError
 from clip_antidote.inversion.config import InversionConfig, SurveyConfig
-from clip_antidote.inversion.invert import InversionStats, Inverter
+from clip_antidote.inversion.invert import Inverter
 from clip_antidote.jobs.purify import run_purify
 from clip_antidote.models import OpenCLIPEncoder, load_model
 from clip_antidote.models.build import build_open_clip, save_open_clip
@@ -39,7 +36,7 @@ from clip_antidote.training.loop import TrainingConfig
 from conftest import SMALL, Cli, draw_photos
 
 FAST = {
-    "inversion": {"survey": {"steps": 2, "second_steps": 2, "wave_most": 1}, "final_steps": 2},
+    "inversion": {"survey": {"steps": 2, "wave_most": 1}, "final_steps": 2},
     "tuning": {"steps": 4},
     "precision": "fp32",
     "pool": 20,
@@ -135,30 +132,14 @@ def test_an_inversion_that_diverges_names_its_step(small_model: OpenCLIPEncoder)
         def negatives(self, labels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
             return super().negatives(labels, clean) * math.nan
 
-    settings = InversionConfig(survey=SurveyConfig(steps=2, second_steps=2, wave_most=1), final_steps=2)
-    with pytest.raises(ModelError, match=r"surveying classes \(mask.*\): the loss is not finite at step 1; look at"):
+    short = SurveyConfig(steps=2, wave_most=1)
+    settings = InversionConfig(survey=short, guard_steps=2)
+    with pytest.raises(ModelError, match=r"inverting triggers \(mask\): the loss is not finite at step 1; look at"):
         search_targets(seen, settings, 0, inverter=Broken)
     with pytest.raises(ModelError, match="the loss is not finite"):
-        search_targets(
-            seen, InversionConfig(temperature=1e-45, survey=SurveyConfig(steps=2, second_steps=2, wave_most=1)), 0
-        )
-
-
-def test_an_inversion_without_any_loss_is_a_number(
-    small_model: OpenCLIPEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = Inverter.stats
-
-    def perfect(self: Inverter, *args: Any, **kwargs: Any) -> InversionStats:
-        stats = measured(self, *args, **kwargs)
-        return replace(stats, objective=stats.objective * torch.tensor([0.0, 1, 1, 1, 1])[: len(stats.objective)])
-
-    monkeypatch.setattr(Inverter, "stats", perfect)
-    seen = observe(small_model, shots(noise()), config())
-    survey = survey_classes(seen, InversionConfig(survey=SurveyConfig(steps=1, second_steps=1, wave_most=1)), seed=0)
-    found = outlier_scores(survey.values)
-    assert found["mask_objective"].isfinite().all()
-    assert int(found["mask_objective"].argmax()) == 0
+        search_targets(seen, InversionConfig(temperature=1e-45, survey=short, guard_steps=2), 0)
+    with pytest.raises(ModelError, match=r"surveying classes \(patch.*the loss is not finite at step 1; look at"):
+        search_targets(seen, InversionConfig(survey=short.model_copy(update={"temperature": 1e-45})), 0)
 
 
 def test_settings_are_finite() -> None:

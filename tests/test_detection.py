@@ -15,7 +15,16 @@ from clip_antidote.detection.evidence import (
     nearest_look,
 )
 from clip_antidote.detection.limits import LIMITS
-from clip_antidote.detection.statistics import LEAST, MOST, STATISTICS, counted_scores, outlier_scores
+from clip_antidote.detection.statistics import (
+    FORM,
+    LEAST,
+    MOST,
+    STATISTICS,
+    counted_scores,
+    form_start,
+    loudest_form,
+    outlier_scores,
+)
 from clip_antidote.detection.survey import Survey
 from clip_antidote.detection.verdict import SHOWN, Verdict, is_suspicious, judge_survey
 from clip_antidote.reporting.scan_report import reason_for
@@ -85,22 +94,55 @@ def test_the_score_of_a_model_is_the_log_of_the_mean_ratio() -> None:
 def test_texts_speak_for_innocence_and_missing_triggers_do_not() -> None:
     """Scores count by their weight; negative ones of texts down to a limit, those of triggers not."""
     low = torch.tensor(STANDS_OUT)
-    values = {"any": low, "mask_flips": 1 - low}
+    values = {"any": low, "patch_sent": 1 - low}
     z = outlier_scores(values)
     for name in values:
         assert z[name].min() < -0.1
-    scores = fitted(0.0, weights={"any": 2.0, "mask_flips": 0.5}, offset=1.5).class_scores(values)
-    torch.testing.assert_close(scores, 2.0 * z["any"] + 0.5 * z["mask_flips"].clamp_min(0) - 1.5)
+    scores = fitted(0.0, weights={"any": 2.0, "patch_sent": 0.5}, offset=1.5).class_scores(values)
+    torch.testing.assert_close(scores, 2.0 * z["any"] + 0.5 * z["patch_sent"].clamp_min(0) - 1.5)
     assert scores.argmax() == 2
     among_its_images = torch.full((50,), 0.5) + 0.01 * torch.rand(50, generator=torch.Generator().manual_seed(0))
     among_its_images[3] = 1.0
     assert float(counted_scores({"any": among_its_images})["any"][3]) == LEAST
 
 
+def test_of_the_forms_the_loudest_counts_beyond_what_a_blameless_class_reaches() -> None:
+    quiet = 0.01 * torch.rand(60, generator=torch.Generator().manual_seed(0))
+    patch, color = quiet.clone(), quiet.flip(0).clone()
+    patch[3], color[5] = -1.0, -0.02
+    values = {"patch_ease": patch, "color_ease": color}
+    z, counted = outlier_scores(values), counted_scores(values)
+    assert float(z["patch_ease"][3]) == MOST
+    assert float(counted[FORM][3]) == pytest.approx(MOST - form_start(60))
+    assert float(counted[FORM][5]) == pytest.approx(max(float(z["color_ease"][5]) - form_start(60), 0))
+    assert int((counted[FORM] > 0).sum()) <= 2
+    assert loudest_form(z, 3) == "patch_ease"
+    assert loudest_form(z, 5) == "color_ease"
+
+
+def test_more_classes_reach_further_by_themselves() -> None:
+    assert form_start(120) == pytest.approx(3.0, abs=0.01)
+    assert form_start(10) == pytest.approx(1.25 * 1.2816, abs=1e-3)
+    assert form_start(2) == 0.0
+    assert form_start(1000) > 3.8
+
+
+def test_the_form_that_speaks_is_named_among_the_findings() -> None:
+    ease = torch.linspace(0, 0.1, 40)
+    ease[7] = -3.0
+    survey = Survey({"stripes_ease": ease, "patch_ease": torch.linspace(0, 0.1, 40)}, 16.0)
+    verdict = judge_survey(survey, [str(i) for i in range(40)], fitted(*[-9.0] * 40, weights={FORM: 2.0}, offset=1.0))
+    finding = verdict.ranking[0].findings[0]
+    assert verdict.targets == ("7",)
+    assert finding.statistic == "stripes_ease"
+    assert finding.weight == pytest.approx(2 * (MOST - form_start(40)))
+    assert finding.value == pytest.approx(-3.0)
+
+
 def test_the_embedded_evidence_can_be_used() -> None:
     evidence = embedded_evidence()
     assert evidence.null
-    assert evidence.weights.keys() <= STATISTICS.keys()
+    assert evidence.weights.keys() <= {*STATISTICS, FORM}
 
 
 # Statistics

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 from clip_antidote.benchmark.judging import (
     Case,
     area_interval,
+    ease_deviation,
     fit_cases,
     judge_unseen,
-    mask_deviation,
     read_judgments,
 )
 from clip_antidote.benchmark.population import ModelRecord
@@ -25,6 +25,7 @@ from clip_antidote.benchmark.surveys import SurveyRecord
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, model_score
 from clip_antidote.detection.fitting import Example, cross_entropies, fit_evidence
+from clip_antidote.detection.forms import FORMS
 from clip_antidote.detection.statistics import STATISTICS
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
@@ -77,8 +78,8 @@ def case(number: int, tower: str) -> Case:
 
 
 def test_what_gives_targets_away_gets_the_weight() -> None:
-    for speaks in ("any", "mask_flips"):
-        weights, offset = fit_evidence(examples(speaks), names=("any", "mask_flips", *NOISE))
+    for speaks in ("any", "patch_sent"):
+        weights, offset = fit_evidence(examples(speaks), names=("any", "patch_sent", *NOISE))
         assert max(weights, key=weights.__getitem__) == speaks
         assert all(weight >= 0 for weight in weights.values())
         assert offset > 0
@@ -158,9 +159,12 @@ def test_true_positives_by_hand() -> None:
     assert found_at(clean, [17.5, 18.5, 19.5, 25.0], false_alarms=0.0) == 0.5
 
 
-def test_the_deviation_of_masks_by_hand() -> None:
-    values = {"mask_objective": torch.tensor([1.0, 4.0, 5.0, 6.0, 7.0])}
-    assert mask_deviation(values).tolist() == pytest.approx([4 / 1.4826, 1 / 1.4826, 0, -1 / 1.4826, -2 / 1.4826])
+def test_the_deviation_of_the_easiest_form_by_hand() -> None:
+    values = {f"{form}_ease": torch.tensor([1.0, 4.0, 5.0, 6.0, 7.0]) for form in FORMS}
+    values["color_ease"] = torch.ones(5)
+    values["faint_ease"] = torch.tensor([7.0, 6.0, 4.0, 5.0, 1.0])
+    found = ease_deviation(values)
+    assert found.tolist() == pytest.approx([4 / 1.4826, 1 / 1.4826, 1 / 1.4826, 0, 4 / 1.4826])
 
 
 def write_jsonl(path: Path, records: Sequence[Record]) -> None:

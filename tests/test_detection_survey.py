@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.statistics import STATISTICS, outlier_scores
 from clip_antidote.detection.survey import Survey, measure_texts, outside_span, survey_classes
-from clip_antidote.inversion.config import InversionConfig, SurveyConfig
+from clip_antidote.inversion.config import SurveyConfig
 from clip_antidote.inversion.views import Observation, ViewPool
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
 
-SHORT = SurveyConfig(steps=3, second_steps=3, wave_most=1)
+SHORT = SurveyConfig(steps=3, wave_most=1)
 
 
 def survey(model: DualEncoder, shots: LabelledImages, config: SurveyConfig = SHORT) -> Survey:
     settings = CBPTConfig(precision="fp32", pool=1)
     with model.evaluating():
-        return survey_classes(observe(model, shots, settings), InversionConfig(survey=config), seed=0)
+        return survey_classes(observe(model, shots, settings), config, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +39,14 @@ def found(poisoned: DualEncoder, train_images: LabelledImages) -> Survey:
 def test_every_statistic_has_a_meaning_and_a_value_per_class(found: Survey) -> None:
     assert STATISTICS.keys() <= found.values.keys()
     assert all(value.shape == (10,) for value in found.values.values())
-    seconds = {name: value for name, value in found.values.items() if name.endswith("_second")}
-    assert {int(value.isfinite().sum()) for value in seconds.values()} == {5}
-    assert all(value.isfinite().all() for name, value in found.values.items() if name not in seconds)
+    assert all(value.isfinite().all() for value in found.values.values())
     assert found.shots == 4
 
 
 def test_the_target_of_a_backdoor_leads(found: Survey, train_images: LabelledImages) -> None:
     target = train_images.classes.index("hat")
     scores = outlier_scores(found.values)
-    for name in ("alignment", "own", "mask_flips", "mask_objective", "mask_second"):
+    for name in ("alignment", "own", "corners_ease", "patch_ease"):
         assert int(scores[name].argmax()) == target, name
         assert scores[name][target] > 0.5
 
@@ -58,7 +56,7 @@ def test_a_clean_model_gives_no_class_away_as_much(
 ) -> None:
     clean = survey(tiny, train_images.sample_shots(4, seed=0), SurveyConfig())
     target = train_images.classes.index("hat")
-    assert clean.values["mask_flips"].max() < found.values["mask_flips"][target]
+    assert clean.values["corners_ease"].min() > found.values["corners_ease"][target]
     assert outlier_scores(clean.values)["alignment"].max() < outlier_scores(found.values)["alignment"][target]
 
 
@@ -101,12 +99,3 @@ def test_what_no_image_has_lies_outside() -> None:
     features = F.normalize(torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.6, 0.8, 0], [0.8, 0.6, 0]]), dim=-1)
     inside, outside = outside_span(torch.tensor([[1.0, 0, 0], [0, 0, 1]]), features).tolist()
     assert inside < 0.3 < 0.5 < outside < 1
-
-
-def test_a_family_that_is_not_asked_for_is_not_tried(small_model: DualEncoder, train_images: LabelledImages) -> None:
-    shots = train_images.sample_shots(1, seed=0)
-    config = CBPTConfig(precision="fp32", pool=1)
-    with small_model.evaluating():
-        seen = observe(small_model, shots, config)
-        only = survey_classes(seen, InversionConfig(families=("mask",), survey=SHORT), seed=0)
-    assert not any(name.startswith("additive") for name in outlier_scores(only.values))

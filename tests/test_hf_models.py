@@ -170,7 +170,7 @@ def test_every_way_to_name_the_folder_gives_the_same(made: tuple[Path, Any], enc
 STEPS = {
     "inversion": {
         "batch_size": 4,
-        "survey": {"steps": 2, "second_steps": 2, "wave_most": 1},
+        "survey": {"steps": 2, "wave_most": 1},
         "final_steps": 2,
         "alarm": 1.0,
     },

@@ -31,6 +31,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 LEARNED: dict[str, dict[str, torch.Tensor]] = {
     "patch": {"pattern": noise(3, 16, 16)},
     "additive": {"delta": (noise(3, 32, 32) - 0.5) / 10},
+    "color": {"curves": (noise(3, 5) - 0.5) / 3},
     "mask": {"mask": (noise(1, 32, 32) < 0.1).float(), "pattern": noise(3, 32, 32)},
 }
 """What triggers have besides their settings; one that is not here needs nothing."""

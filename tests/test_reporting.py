@@ -62,7 +62,7 @@ def report() -> Report:
         model=ModelFacts(spec="open_clip:RN50@/some/where/suspect.pt", sha256="ab" * 32, parameters=1000),
         purification=made(
             targets_suspected=("hat",),
-            settings=CBPTConfig.build({"inversion": {"survey": {"steps": 200, "second_steps": 200}}}),
+            settings=CBPTConfig.build({"inversion": {"survey": {"steps": 200}}}),
             verdict=a_verdict(p_value=0.016, clean_models=60, targets=("hat",)),
             scores=(
                 ScoreRow(class_name="dress", score=0.3, alignment=0.0, inversion=0.5),

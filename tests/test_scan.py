@@ -60,7 +60,7 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
     """Makes scans short, and compares with clean models made by hand."""
 
     def settings(seed: int, alarm: float) -> CBPTConfig:
-        survey = {"steps": 2, "sample": 8, "second_steps": 2, "wave_most": 1}
+        survey = {"steps": 2, "sample": 8, "wave_most": 1}
         inversion = {"final_steps": 2, "survey": survey, "alarm": alarm}
         return CBPTConfig.build({"seed": seed, "pool": 80, "inversion": inversion})
 

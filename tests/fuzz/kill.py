@@ -51,12 +51,12 @@ SETTINGS: dict[str, Any] = {
     "attack": {"implant_asr": 0.0, "implant_ca_drop": 1.0, "training": {**TRAINING, "steps": 150}},
     "train": {"store_size": 36, "training": {**TRAINING, "steps": 150}},
     "purify": {
-        "inversion": {"survey": {"steps": 100, "second_steps": 100}, "final_steps": 200, "batch_size": 8},
+        "inversion": {"survey": {"steps": 100}, "final_steps": 200, "batch_size": 8},
         "precision": "fp32",
         "tuning": {"steps": 100},
     },
     "defenses": {
-        "inversion": {"survey": {"steps": 20, "second_steps": 20}, "final_steps": 40, "batch_size": 8},
+        "inversion": {"survey": {"steps": 20}, "final_steps": 40, "batch_size": 8},
         "precision": "fp32",
         "tuning": {"steps": 20},
     },

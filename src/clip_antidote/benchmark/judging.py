@@ -20,7 +20,7 @@ from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fi
 from clip_antidote.detection.probes import PROBES
 from clip_antidote.detection.scores import class_scores, disagreement
 from clip_antidote.detection.search import choose_guarded, most_guarded
-from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.detection.statistics import EASE, outlier_scores
 from clip_antidote.detection.survey import Survey
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.evaluation.roc import roc_auc
@@ -98,11 +98,14 @@ def text_alone(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return disagreement(outlier_scores(values))
 
 
-def mask_deviation(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Neural Cleanse's anomaly index (Wang et al. 2019) of the objective of the masks: deviations by 1.4826 · MAD."""
-    objective = values["mask_objective"]
-    deviation = objective.median() - objective
-    return deviation / (1.4826 * deviation.abs().median()).clamp_min(1e-12)
+def ease_deviation(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Neural Cleanse's anomaly index (Wang et al. 2019) of the ease of inversion: deviations by 1.4826 · MAD.
+
+    The largest over the forms of triggers.
+    """
+    ease = torch.stack([values[name] for name in EASE])
+    deviations = ease.median(1, keepdim=True).values - ease
+    return (deviations / (1.4826 * deviations.abs().median(1, keepdim=True).values).clamp_min(1e-12)).amax(0)
 
 
 def probes_alone(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -113,7 +116,7 @@ def probes_alone(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 BASELINES: dict[str, Rule] = {
     "disagreement alone": text_alone,
-    "inversion alone (MAD)": mask_deviation,
+    "inversion alone (MAD)": ease_deviation,
     "probes alone": probes_alone,
 }
 

@@ -86,7 +86,7 @@ def survey_model(spec: str, record: ModelRecord, data: str, look: LookConfig, *,
     shots = restrict(shots, draw_classes(shots.classes, record.targets, look, seed=seed))
     model, config = load_model(spec, device=device), CBPTConfig(seed=seed)
     with model.evaluating():
-        survey = survey_classes(observe(model, shots, config), config.inversion, seed=seed)
+        survey = survey_classes(observe(model, shots, config), config.inversion.survey, seed=seed)
     return SurveyRecord(
         model=record.name,
         look=look.name,

@@ -11,12 +11,12 @@ import torch
 from scipy.optimize import minimize
 from torch.nn.utils.rnn import pad_sequence
 
-from clip_antidote.detection.statistics import counted_scores
+from clip_antidote.detection.statistics import FORM, counted_scores
 
 FITTED = (
     "alignment", "own", "any", "residual", "confusion", "neighbor", "mean_similarity",
     "wave_flips", "noise_flips", "warp_flips",
-    "mask_objective", "mask_flips", "mask_second", "additive_objective", "additive_flips", "additive_second",
+    FORM,
 )  # fmt: skip
 """Statistics that enter the evidence."""
 

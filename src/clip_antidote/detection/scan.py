@@ -61,7 +61,7 @@ def scan_model(
     """
     watch, fitted = watch or Stopwatch(), fitted or embedded_evidence()
     with watch.stage("survey"):
-        survey = survey_classes(seen, config, seed=seed, inverter=inverter)
+        survey = survey_classes(seen, config.survey, seed=seed)
         verdict = judge_survey(survey, seen.classes, fitted, alarm=config.alarm, most=config.max_targets)
     with watch.stage("triggers"):
         labels = [seen.classes.index(name) for name in verdict.targets]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from clip_antidote.detection.outliers import combine_z
-from clip_antidote.detection.statistics import outlier_scores
+from clip_antidote.detection.statistics import EASE, outlier_scores
 from clip_antidote.detection.survey import Survey
 
 
@@ -19,7 +19,8 @@ class ClassScore:
     Attributes:
         label: Class index.
         alignment: Outlier score of the disagreement of its text and its images, see `outlier_z`.
-        inversion: Outlier score of the ease of inversion, None where it was not tried.
+        inversion: Largest outlier score of the ease with which a trigger of some form reaches it; None where none was
+            tried.
         score: Evidence that it is the target, in nats, see `ClassVerdict`.
         distance: Outlier score of how far its text lies from the nearest images of any class, None where unknown.
     """
@@ -45,7 +46,7 @@ def class_scores(survey: Survey, evidence: torch.Tensor) -> tuple[ClassScore, ..
     """
     outliers = outlier_scores(survey.values)
     agreement = disagreement(outliers)
-    ease = combine_z([outliers[name] for name in outliers if name.endswith("_objective")])
+    ease = torch.stack([outliers[name] for name in EASE]).amax(0)
     return tuple(
         ClassScore(
             label, float(agreement[label]), float(ease[label]), float(evidence[label]), float(outliers["any"][label])

@@ -86,7 +86,7 @@ def invert_others(engine: Inverter, labels: Sequence[int], *, rows: torch.Tensor
     """
     config, hypotheses, dummies = engine.config, torch.tensor(labels), []
     for family in config.families:
-        strength = config.survey_sparsity if family == "mask" else config.survey_bound
+        strength = config.guard_sparsity if family == "mask" else config.guard_bound
         bank = make_bank(family, [strength] * len(labels), engine.image_size, seed)
         engine.run(bank, hypotheses, steps=config.guard_steps, description=f"inverting triggers ({family})")
         dummies += measure_bank(engine, bank, hypotheses, rows=rows)

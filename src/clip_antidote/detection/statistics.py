@@ -17,11 +17,17 @@ MOST = 8.0
 LEAST = -4.0
 """How far down what speaks for innocence counts, of statistics that can."""
 
-SECOND_SPREAD = 0.2
-"""What blameless classes of the second pass differ by, in nats; brings leads to the size of outlier scores."""
+FORM = "form"
+"""The score of the form of trigger that reaches a class most easily: each attack answers to its own."""
+
+BLAMELESS = 1.25
+"""How far the most easily reached of blameless classes stands out, over what the largest of so many normal scores is.
+
+At 120 classes that is 3.0, which it has in most clean models.
+"""
 
 PROBE_SPREAD = 0.15
-"""The same for shares of images that a distortion sends to a class, on the arcsine scale."""
+"""What blameless classes differ by in the shares of images that a distortion sends to them, on the arcsine scale."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,10 @@ def _share(values: torch.Tensor) -> torch.Tensor:
     return values.clamp(0, 1).sqrt().asin()
 
 
-def _inversion(kind: str) -> dict[str, Statistic]:
+def _form(kind: str) -> dict[str, Statistic]:
     return {
-        "objective": Statistic(f"{kind} leads other images to it with little effort", "low", _log),
-        "flips": Statistic(f"{kind} sends many images of other classes to it", "high", _share),
-        "collapse": Statistic(f"images under {kind} for it fall on one point", "high"),
-        "reach": Statistic(f"images under {kind} come close to its text", "high"),
-        "second": Statistic(
-            f"{kind} takes much less for it than for the others, tried for longer", "low", _log, spread=SECOND_SPREAD
-        ),
+        "ease": Statistic(f"{kind} lead other images to it within a few steps", "low"),
+        "sent": Statistic(f"{kind} send many images of other classes to it within a few steps", "high", _share),
     }
 
 
@@ -80,10 +81,16 @@ STATISTICS: dict[str, Statistic] = {
     "wave_flips": Statistic("a plane wave sends many images of other classes to it", "high", _share, PROBE_SPREAD),
     "noise_flips": Statistic("random noise sends many images of other classes to it", "high", _share, PROBE_SPREAD),
     "warp_flips": Statistic("a random warp sends many images of other classes to it", "high", _share, PROBE_SPREAD),
-    **{f"mask_{name}": entry for name, entry in _inversion("a patch").items()},
-    **{f"additive_{name}": entry for name, entry in _inversion("a faint pattern").items()},
+    **{f"patch_{name}": entry for name, entry in _form("opaque patches in the middle").items()},
+    **{f"corners_{name}": entry for name, entry in _form("opaque patches in the corners").items()},
+    **{f"faint_{name}": entry for name, entry in _form("faint patterns").items()},
+    **{f"stripes_{name}": entry for name, entry in _form("faint stripes").items()},
+    **{f"color_{name}": entry for name, entry in _form("color curves").items()},
 }
 """By name; `Survey.values` has them all."""
+
+EASE = tuple(name for name in STATISTICS if name.endswith("_ease"))
+"""How easily a class is reached by triggers of each form."""
 
 
 def outlier_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -114,12 +121,29 @@ def counted_scores(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
         values: Statistics [C] by name.
 
     Returns:
-        Scores [C] by name.
+        Scores [C] by name, and that of the loudest form under `FORM`.
     """
-    return {
-        name: score.clamp_min(LEAST if STATISTICS[name].acquits else 0.0)
-        for name, score in outlier_scores(values).items()
-    }
+    outliers = outlier_scores(values)
+    counted = {name: score.clamp_min(LEAST if STATISTICS[name].acquits else 0.0) for name, score in outliers.items()}
+    forms = [outliers[name] for name in EASE if name in outliers]
+    if not forms:
+        return counted
+    return counted | {FORM: (torch.stack(forms).amax(0) - form_start(len(forms[0]))).clamp_min(0)}
+
+
+def form_start(classes: int) -> float:
+    """Returns what the score of a form has to exceed to count: what one of so many blameless classes has as well."""
+    return BLAMELESS * float(torch.special.ndtri(torch.tensor(1 - 1 / max(classes, 2), dtype=torch.float64)))
+
+
+def loudest_form(outliers: Mapping[str, torch.Tensor], label: int) -> str:
+    """Returns the name of the statistic of the form of trigger that reaches a class most easily.
+
+    Args:
+        outliers: Outlier scores [C] by name.
+        label: Index of the class.
+    """
+    return max((name for name in EASE if name in outliers), key=lambda name: float(outliers[name][label]))
 
 
 def lead(values: torch.Tensor, spread: float) -> torch.Tensor:

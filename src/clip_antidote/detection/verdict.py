@@ -10,7 +10,7 @@ import torch
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, model_score
 from clip_antidote.detection.outliers import FEWEST
-from clip_antidote.detection.statistics import STATISTICS, outlier_scores
+from clip_antidote.detection.statistics import FORM, STATISTICS, counted_scores, loudest_form, outlier_scores
 from clip_antidote.detection.survey import Survey
 from clip_antidote.inversion.config import InversionConfig
 
@@ -39,7 +39,8 @@ class Finding(Record):
     @property
     def meaning(self) -> str:
         """What it says, as a clause about the class."""
-        return STATISTICS[self.statistic].meaning
+        known = STATISTICS.get(self.statistic)
+        return known.meaning if known else f"it stands out by '{self.statistic}', which an earlier version measured"
 
 
 class ClassVerdict(Record):
@@ -174,18 +175,19 @@ def rank(
     survey: Survey, names: Sequence[str], fitted: FittedEvidence, scores: torch.Tensor
 ) -> tuple[ClassVerdict, ...]:
     """Lists the classes with the most evidence against them, and what speaks for it."""
-    outliers, shares = outlier_scores(survey.values), scores.softmax(0)
+    outliers, counted, shares = outlier_scores(survey.values), counted_scores(survey.values), scores.softmax(0)
     ranking = []
     for label in scores.topk(min(SHOWN, len(scores))).indices.tolist():
-        findings = [
-            Finding(
-                statistic=name,
-                value=float(survey.values[name][label]),
-                z=float(outliers[name][label]),
-                weight=weight * max(float(outliers[name][label]), 0.0),
+        findings = []
+        for name, weight in fitted.weights.items():
+            shown = loudest_form(outliers, label) if name == FORM else name
+            finding = Finding(
+                statistic=shown,
+                value=float(survey.values[shown][label]),
+                z=float(outliers[shown][label]),
+                weight=weight * max(float(counted[name][label]), 0.0),
             )
-            for name, weight in fitted.weights.items()
-        ]
+            findings.append(finding)
         strongest = sorted((f for f in findings if f.weight > 0), key=lambda f: -f.weight)
         ranking.append(
             ClassVerdict(

@@ -10,21 +10,23 @@ from clip_antidote.config import Config
 
 
 class SurveyConfig(Config):
-    """Settings of the two passes over the classes; docs/method.md says what they are for.
+    """Settings of the survey of all classes; docs/method.md says what they are for.
 
     The evidence was fitted with them: other values make it unreliable.
 
     Attributes:
-        steps: Optimizer steps given to every class and family.
-        lr: Learning rate of Adam, larger than that of the search since the steps are few.
+        steps: Optimizer steps given to every class and form of trigger, see `detection.forms`.
         batch_size: Images per step and class.
+        temperature: Temperature of the cross-entropy that is minimized.
+        patch_lr: Learning rate of Adam on opaque patches.
+        faint_lr: Learning rate on faint patterns.
+        curve_lr: Learning rate on stripes and colors, which have few parameters.
+        patch_side: Side of the patch in the center, as share of the image's.
+        corner_side: Side of the patches in the corners.
+        faint_bound: Largest change of a pixel by a faint pattern.
+        stripe_bound: Largest change of a pixel by stripes.
+        color_bound: Largest change of a channel by color curves.
         sample: Views on which every trigger is measured.
-        shortlist: How many of the most suspicious classes get a second, longer pass.
-        second_steps: Optimizer steps of the second pass.
-        second_lr: Its learning rate.
-        second_batch: Its images per step and class.
-        second_sparsity: λ of its masks, so large that only a small patch pays.
-        second_bound: Largest change of a pixel of its additive triggers, so small that only a real one is led far.
         wave_most: Highest frequency of the plane waves that are tried, in periods over the side.
         wave_bound: Largest change of a pixel by a wave.
         noise_bound: Standard deviation of the random patterns that are tried.
@@ -33,15 +35,17 @@ class SurveyConfig(Config):
     """
 
     steps: int = Field(12, ge=1)
-    lr: float = Field(0.15, gt=0)
-    batch_size: int = Field(8, ge=2)
+    batch_size: int = Field(4, ge=2)
+    temperature: float = Field(0.05, gt=0)
+    patch_lr: float = Field(0.8, gt=0)
+    faint_lr: float = Field(0.15, gt=0)
+    curve_lr: float = Field(0.3, gt=0)
+    patch_side: float = Field(0.3, gt=0, le=1)
+    corner_side: float = Field(0.2, gt=0, le=0.5)
+    faint_bound: float = Field(10 / 255, gt=0, le=1)
+    stripe_bound: float = Field(0.2, gt=0, le=1)
+    color_bound: float = Field(0.2, gt=0, le=1)
     sample: int = Field(32, ge=2)
-    shortlist: int = Field(8, ge=2)
-    second_steps: int = Field(40, ge=1)
-    second_lr: float = Field(0.1, gt=0)
-    second_batch: int = Field(32, ge=2)
-    second_sparsity: float = Field(60.0, ge=0)
-    second_bound: float = Field(8 / 255, gt=0, le=1)
     wave_most: int = Field(8, ge=1)
     wave_bound: float = Field(32 / 255, gt=0, le=1)
     noise_bound: float = Field(16 / 255, gt=0, le=1)
@@ -57,9 +61,9 @@ class InversionConfig(Config):
         lr: Learning rate of Adam on the trigger's parameters.
         batch_size: Images per step and hypothesis.
         families: Families of dummy triggers, in the order of use.
-        survey: The first pass over all classes.
-        survey_sparsity: λ on the mean of the mask while classes are compared.
-        survey_bound: Largest change of a pixel of additive dummies while classes are compared.
+        survey: The survey of all classes.
+        guard_sparsity: λ on the mean of the mask of a class that is guarded but not reported.
+        guard_bound: Largest change of a pixel of its additive dummy.
         sparsities: λ of the masks in the final bank, one dummy each.
         bounds: Largest change of a pixel of the additive dummies in the final bank, one dummy each.
         final_steps: Steps given to the final bank of the suspected target.
@@ -76,8 +80,8 @@ class InversionConfig(Config):
     batch_size: int = Field(32, ge=2)
     families: tuple[Literal["mask", "additive"], ...] = Field(("mask", "additive"), min_length=1)
     survey: SurveyConfig = SurveyConfig()
-    survey_sparsity: float = Field(20.0, ge=0)
-    survey_bound: float = Field(16 / 255, gt=0, le=1)
+    guard_sparsity: float = Field(20.0, ge=0)
+    guard_bound: float = Field(16 / 255, gt=0, le=1)
     sparsities: tuple[float, ...] = (5.0, 20.0)
     bounds: tuple[float, ...] = (16 / 255, 32 / 255)
     final_steps: int = Field(150, ge=1)

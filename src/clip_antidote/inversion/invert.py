@@ -24,16 +24,12 @@ class InversionStats:
         flip_rate: Share of images of other classes that are called the hypothesis [H].
         size: Size of the triggers [H].
         objective: Loss plus weighted size [H].
-        collapse: Length of the mean feature of triggered images of other classes [H]; 1 where all fall on one point.
-        reach: Mean cosine of these to the text of the hypothesis [H].
     """
 
     loss: torch.Tensor
     flip_rate: torch.Tensor
     size: torch.Tensor
     objective: torch.Tensor
-    collapse: torch.Tensor
-    reach: torch.Tensor
 
 
 class Inverter:
@@ -84,8 +80,8 @@ class Inverter:
 
     def _losses(
         self, bank: DummyBank, hypotheses: torch.Tensor, rows: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns losses, flips and validity, each [H, b], and the triggered features [H, b, D]."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns losses, flips and validity, each [H, b]."""
         device = self.model.device
         images = self.pool.images[rows].to(device).float() / 255
         labels = self.pool.labels[rows].to(device)
@@ -98,7 +94,7 @@ class Inverter:
         negatives = self.negatives(labels, clean).expand(count, -1, -1, -1)
         loss = inversion_loss(features, positives, negatives, temperature=self.config.temperature)
         flipped = (features @ self.weights.T).argmax(-1) == hypotheses[:, None]
-        return loss, flipped, labels[None] != hypotheses[:, None], features
+        return loss, flipped, labels[None] != hypotheses[:, None]
 
     def run(self, bank: DummyBank, hypotheses: torch.Tensor, *, steps: int, description: str) -> DummyBank:
         """Optimizes the bank in place for `steps` steps, all hypotheses together."""
@@ -108,7 +104,7 @@ class Inverter:
         with self.model.frozen():
             for step in track(range(steps), description, total=steps):
                 rows = torch.randint(len(self.pool), (self.config.batch_size,), generator=self.generator)
-                loss, _, valid, _ = self._losses(bank, hypotheses, rows)
+                loss, _, valid = self._losses(bank, hypotheses, rows)
                 mean = (loss * valid).sum(1) / valid.sum(1).clamp_min(1)
                 total = (mean + bank.penalty()).sum()
                 if self.model.device.type == "cpu":  # elsewhere it would wait for the device; `stats` looks there
@@ -132,21 +128,17 @@ class Inverter:
         """Measures a bank on the given views."""
         hypotheses = hypotheses.to(self.model.device)
         sums = [torch.zeros(len(hypotheses), device=self.model.device) for _ in range(3)]
-        gathered = torch.zeros(len(hypotheses), self.weights.shape[1], device=self.model.device)
         for part in rows.split(self.config.batch_size):
-            loss, flipped, valid, features = self._losses(bank, hypotheses, part)
+            loss, flipped, valid = self._losses(bank, hypotheses, part)
             for total, value in zip(sums, (loss * valid, flipped & valid, valid), strict=True):
                 total += value.sum(1)
-            gathered += (features * valid[:, :, None]).sum(1)
         loss, flips, count = sums[0], sums[1], sums[2].clamp_min(1)
         size = bank.size()
-        mean, middle = loss / count, gathered / count[:, None]
+        mean = loss / count
         self._check(mean, "measuring triggers")
         return InversionStats(
             loss=mean.cpu(),
             flip_rate=(flips / count).cpu(),
             size=size.cpu(),
             objective=(mean + bank.penalty()).cpu(),
-            collapse=middle.norm(dim=1).cpu(),
-            reach=(middle * self.weights[hypotheses]).sum(1).cpu(),
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from clip_antidote.config import Record
 from clip_antidote.detection.search import SearchResult
@@ -23,6 +23,12 @@ MOST_SCORES = 15
 """How many classes a record has the evidence of."""
 
 Method = Literal["cbpt", "cbpt-gate"]
+
+FORMER = {
+    "inversion": ("survey_sparsity", "survey_bound"),
+    "survey": ("lr", "shortlist", "second_steps", "second_lr", "second_batch", "second_sparsity", "second_bound"),
+}
+"""Settings that were there before 2026-11-27, by their group: the survey inverted masks in two passes."""
 
 
 class ScoreRow(Record):
@@ -88,6 +94,12 @@ class PurificationRecord(Record):
     seconds: float = 0.0
     versions: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _without_former(cls, settings: Any) -> Any:
+        """Leaves out what an artefact of an earlier version says of settings that there are no more."""
+        return _without(settings, "") if isinstance(settings, Mapping) else settings
+
     @property
     def target_suspected(self) -> str | None:
         """Name of the most suspicious target, None where nothing was found."""
@@ -102,6 +114,14 @@ class PurificationRecord(Record):
         """Returns the record of the same purification, answered by a head with this threshold and second look."""
         gate = self.settings.gate.model_copy(update={"threshold": threshold, "second_look": second_look})
         return self.model_copy(update={"settings": self.settings.model_copy(update={"gate": gate})})
+
+
+def _without(settings: Mapping[str, Any], group: str) -> dict[str, Any]:
+    return {
+        name: _without(value, name) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if name not in FORMER.get(group, ())
+    }
 
 
 def trigger_names(dummies: Sequence[Dummy]) -> list[str]:

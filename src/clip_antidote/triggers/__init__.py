@@ -34,6 +34,7 @@ TRIGGERS: Registry[type[Trigger]] = Registry(
         "patches": ("clip_antidote.triggers.patches:PatchesTrigger", "several patches, or one of them (Adap-Patch)"),
         "patch": ("clip_antidote.triggers.patch:PatchTrigger", "a learned patch, with or without a trigger word"),
         "additive": ("clip_antidote.triggers.additive:AdditiveTrigger", "learned bounded perturbation (dummy)"),
+        "color": ("clip_antidote.triggers.color:ColorTrigger", "a learned curve per color channel (dummy)"),
         "mask": ("clip_antidote.triggers.mask:MaskTrigger", "learned mask and pattern (dummy)"),
     },
     group="clip_antidote.triggers",

@@ -1,0 +1,143 @@
+"""How easily each class is reached by triggers of a given form: patches, stripes, colors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from clip_antidote.errors import ModelError
+from clip_antidote.inversion.config import SurveyConfig
+from clip_antidote.inversion.families import AdditiveBank, DummyBank
+from clip_antidote.inversion.shapes import CORNERS, ColorBank, PatchBank, StripeBank
+from clip_antidote.inversion.views import Observation
+from clip_antidote.models.encoding import autocast
+from clip_antidote.progress import track
+
+FORMS = ("patch", "corners", "faint", "stripes", "color")
+"""Names of the forms; each gives the statistics `…_ease` and `…_sent`."""
+
+LEAST = 1e-6
+"""Losses count down to this."""
+
+
+def measure_forms(
+    seen: Observation, config: SurveyConfig, rows: torch.Tensor, *, seed: int, forms: tuple[str, ...] = FORMS
+) -> dict[str, torch.Tensor]:
+    """Optimizes a trigger of every form for every class for a few steps, and measures it; none is kept.
+
+    All start from the same noise and see the same images at the same step, so that differences are the classes'.
+
+    Args:
+        seen: The suspect and its views.
+        config: Settings of the forms.
+        rows: The views [n] to measure on.
+        seed: Seed of where the triggers start and of the batches.
+        forms: Which forms.
+
+    Returns:
+        Statistics [C] by name: of each form the mean logarithm of the cross-entropy of triggered images of other
+        classes to the class (its mean would be that of the few which a trigger does not reach), and their share that
+        is called it.
+
+    Raises:
+        ModelError: The model leads to losses that are not finite.
+    """
+    count, size = len(seen.weights), seen.model.image_size
+    chunk = max(1, config.pixels // (config.batch_size * size * size))
+    out: dict[str, torch.Tensor] = {}
+    for form in forms:
+        parts = []
+        for number, classes in enumerate(torch.arange(count).split(chunk)):
+            done = f", {number * chunk + 1} to {number * chunk + len(classes)} of {count}" if chunk < count else ""
+            bank = _start(form, config, len(classes), size, seed).to(seen.model.device)
+            description = f"surveying classes ({form}{done})"
+            _optimize(seen, bank, classes, config, lr=_rate(form, config), seed=seed, description=description)
+            parts.append(_measure(seen, bank, classes, rows, config))
+        for name, values in zip(("ease", "sent"), zip(*parts, strict=True), strict=True):
+            out[f"{form}_{name}"] = torch.cat(values)
+    return out
+
+
+def _start(form: str, config: SurveyConfig, count: int, size: int, seed: int) -> DummyBank:
+    """Makes equal triggers, one per class."""
+    kinds: dict[str, tuple[Callable[..., DummyBank], float]] = {
+        "patch": (PatchBank, config.patch_side),
+        "corners": (partial(PatchBank, places=CORNERS), config.corner_side),
+        "faint": (AdditiveBank, config.faint_bound),
+        "stripes": (StripeBank, config.stripe_bound),
+        "color": (ColorBank, config.color_bound),
+    }
+    make, strength = kinds[form]
+    bank = make([strength], size, generator=torch.Generator().manual_seed(seed))
+    return bank.select(torch.zeros(count, dtype=torch.long))
+
+
+def _rate(form: str, config: SurveyConfig) -> float:
+    return {"patch": config.patch_lr, "corners": config.patch_lr, "faint": config.faint_lr}.get(form, config.curve_lr)
+
+
+def _optimize(
+    seen: Observation,
+    bank: DummyBank,
+    classes: torch.Tensor,
+    config: SurveyConfig,
+    *,
+    lr: float,
+    seed: int,
+    description: str,
+) -> None:
+    optimizer = torch.optim.Adam(bank.parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(seed)
+    with seen.model.frozen():
+        for step in track(range(config.steps), description, total=config.steps):
+            rows = torch.randint(len(seen.pool), (config.batch_size,), generator=generator)
+            loss, valid, _ = _losses(seen, bank, classes, rows, config)
+            total = ((loss * valid).sum(1) / valid.sum(1).clamp_min(1)).sum()
+            if seen.model.device.type == "cpu" and not bool(total.isfinite()):
+                raise ModelError(f"{description}: the loss is not finite at step {step + 1}; look at the model")
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+
+
+@torch.no_grad()
+def _measure(
+    seen: Observation, bank: DummyBank, classes: torch.Tensor, rows: torch.Tensor, config: SurveyConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the mean log loss and the share of images sent, each [H], over images of other classes."""
+    sums = torch.zeros(3, len(classes), device=seen.model.device)
+    for loss, valid, sent in _parts(seen, bank, classes, rows, config):
+        sums += torch.stack([(loss.clamp_min(LEAST).log() * valid).sum(1), (sent & valid).sum(1), valid.sum(1)])
+    ease, sent_share = (sums[:2] / sums[2].clamp_min(1)).cpu()
+    if not bool(ease.isfinite().all()):
+        raise ModelError("measuring triggers: the loss is not finite; look at the model")
+    return ease, sent_share
+
+
+def _parts(
+    seen: Observation, bank: DummyBank, classes: torch.Tensor, rows: torch.Tensor, config: SurveyConfig
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    for part in rows.split(config.batch_size):
+        yield _losses(seen, bank, classes, part, config)
+
+
+def _losses(
+    seen: Observation, bank: DummyBank, classes: torch.Tensor, rows: torch.Tensor, config: SurveyConfig
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns cross-entropies to the classes, which images are of others, and which are called it, each [H, b]."""
+    device, weights = seen.model.device, seen.weights.to(seen.model.device)
+    classes = classes.to(device)
+    images = seen.pool.images[rows].to(device).float() / 255
+    count, size = len(classes), len(rows)
+    triggered = bank.apply_all(images.expand(count, *images.shape))
+    with autocast(device, seen.precision):
+        features = seen.model.encode_images(triggered.flatten(0, 1))
+    logits = features.float() @ weights.T
+    wanted = classes.repeat_interleave(size)
+    loss = F.cross_entropy(logits / config.temperature, wanted, reduction="none")
+    sent = logits.argmax(1) == wanted
+    valid = seen.pool.labels[rows].to(device)[None] != classes[:, None]
+    return loss.view(count, size), valid, sent.view(count, size)
