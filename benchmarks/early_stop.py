@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from clip_antidote.benchmark.store import write_rows
-from clip_antidote.benchmark.told_models import Suspect, read_suspects
+from clip_antidote.benchmark.told_models import Suspect, read_told
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.evaluate import encode_test_images
 from clip_antidote.models import load_model
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[])
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
-    for suspect in read_suspects(options.population, options.models):
+    for suspect in read_told(options.population, options.models):
         kept = (options.keep / suspect.folder).exists()
         if kept and all(row["model"] != suspect.name for row in rows):
             rows.append(measured(suspect, options.data, options.keep))

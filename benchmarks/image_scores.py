@@ -30,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clip_antidote.benchmark.screened_images import called_target, clean_images, held_out_views
 from clip_antidote.benchmark.store import write_rows
-from clip_antidote.benchmark.told_models import Suspect, purified_model, read_suspects
+from clip_antidote.benchmark.told_models import Suspect, purified_model, read_told
 from clip_antidote.data.folders import load_images
 from clip_antidote.evaluation.roc import found_at, roc_auc
 from clip_antidote.files import write_json
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for purified models and raw scores; what is there is used")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
-    for suspect in read_suspects(options.population, options.models):
+    for suspect in read_told(options.population, options.models):
         if all(row["model"] != suspect.name for row in rows):
             file = options.keep and options.keep / f"{suspect.folder}.json"
             known = file is not None and file.exists()

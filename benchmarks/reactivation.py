@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as vision
 
 from clip_antidote.benchmark.store import write_rows
-from clip_antidote.benchmark.told_models import Suspect, purified_model, read_suspects
+from clip_antidote.benchmark.told_models import Suspect, purified_model, read_told
 from clip_antidote.data.folders import load_images
 from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[], help="names of models; all that passed by default")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
-    for suspect in read_suspects(options.population, options.models):
+    for suspect in read_told(options.population, options.models):
         if all(row["model"] != suspect.name for row in rows):
             rows.append(measured(suspect, options.data, options.keep))
             print(rows[-1], flush=True)

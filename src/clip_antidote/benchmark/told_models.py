@@ -46,7 +46,7 @@ class Suspect:
         return self.name.replace(":", "-")
 
 
-def read_suspects(population: str, names: list[str]) -> list[Suspect]:
+def read_told(population: str, names: list[str]) -> list[Suspect]:
     """The poisoned models of a population that passed their implant check, of a grid, or the embedded one ("demo").
 
     Of a grid (`benchmark prepare`), all that have a target or those that are named; whatever their check says.
