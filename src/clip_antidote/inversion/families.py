@@ -64,7 +64,25 @@ class DummyBank(nn.Module, ABC):
         """Returns one trigger, detached."""
 
 
-class AdditiveBank(DummyBank):
+class PatternBank(DummyBank):
+    """x + δ, where |δ| is at most the trigger's strength in every pixel."""
+
+    @abstractmethod
+    def delta(self) -> torch.Tensor:
+        """Returns δ [H, 3, S, S], or [H, 1, S, S] where it is gray."""
+
+    def apply_all(self, images: torch.Tensor) -> torch.Tensor:
+        return (images + self.delta()[:, None]).clamp(0, 1)
+
+    def size(self) -> torch.Tensor:
+        return self.delta().abs().mean(dim=(1, 2, 3))
+
+    def trigger(self, index: int) -> Trigger:
+        delta = self.delta()[index].detach().expand(3, -1, -1).clone()
+        return AdditiveTrigger(delta, AdditiveConfig(bound=float(self.strength[index])))
+
+
+class AdditiveBank(PatternBank):
     """x + δ with |δ| at most `bound` in every pixel (Blended, SIG, SSBA and the like).
 
     δ = bound·tanh(θ), so that the bound holds without projection.
@@ -83,19 +101,7 @@ class AdditiveBank(DummyBank):
         self.theta = nn.Parameter(torch.randn(shape, generator=generator) * START)
 
     def delta(self) -> torch.Tensor:
-        """Returns δ [H, 3, S, S]."""
         return self.strength.view(-1, 1, 1, 1) * torch.tanh(self.theta)
-
-    def apply_all(self, images: torch.Tensor) -> torch.Tensor:
-        return (images + self.delta()[:, None]).clamp(0, 1)
-
-    def size(self) -> torch.Tensor:
-        return self.delta().abs().mean(dim=(1, 2, 3))
-
-    def trigger(self, index: int) -> Trigger:
-        return AdditiveTrigger(
-            self.delta()[index].detach().clone(), AdditiveConfig(bound=float(self.strength[index]))
-        )
 
 
 class MaskBank(DummyBank):

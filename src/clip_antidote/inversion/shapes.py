@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from clip_antidote.inversion.families import START, DummyBank
-from clip_antidote.triggers.additive import AdditiveConfig, AdditiveTrigger
+from clip_antidote.inversion.families import START, DummyBank, PatternBank
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.triggers.color import ColorConfig, ColorTrigger, bend_colors
 from clip_antidote.triggers.mask import MaskTrigger
@@ -70,7 +69,7 @@ class PatchBank(DummyBank):
         return MaskTrigger(self.mask[index].clone(), self.pattern_logit[index].detach().sigmoid().clone())
 
 
-class StripeBank(DummyBank):
+class StripeBank(PatternBank):
     """x + δ with gray stripes, upright and level: δ_yx = bound·tanh(f(x) + g(y)), f and g of few cosines (SIG).
 
     Args:
@@ -89,20 +88,9 @@ class StripeBank(DummyBank):
         self.cosines: torch.Tensor
 
     def delta(self) -> torch.Tensor:
-        """Returns δ [H, 1, S, S]."""
         profiles = self.theta @ self.cosines
         total = profiles[:, 0, None, None, :] + profiles[:, 1, None, :, None]
         return self.strength.view(-1, 1, 1, 1) * torch.tanh(total)
-
-    def apply_all(self, images: torch.Tensor) -> torch.Tensor:
-        return (images + self.delta()[:, None]).clamp(0, 1)
-
-    def size(self) -> torch.Tensor:
-        return self.delta().abs().mean(dim=(1, 2, 3))
-
-    def trigger(self, index: int) -> Trigger:
-        delta = self.delta()[index].detach()
-        return AdditiveTrigger(delta.expand(3, -1, -1).clone(), AdditiveConfig(bound=float(self.strength[index])))
 
 
 class ColorBank(DummyBank):
