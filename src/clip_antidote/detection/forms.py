@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ LEAST = 1e-6
 
 
 def measure_forms(
-    seen: Observation, config: SurveyConfig, rows: torch.Tensor, *, seed: int, forms: tuple[str, ...] = FORMS
+    seen: Observation, config: SurveyConfig, rows: torch.Tensor, *, seed: int
 ) -> dict[str, torch.Tensor]:
     """Optimizes a trigger of every form for every class for a few steps, and measures it; none is kept.
 
@@ -35,7 +35,6 @@ def measure_forms(
         config: Settings of the forms.
         rows: The views [n] to measure on.
         seed: Seed of where the triggers start and of the batches.
-        forms: Which forms.
 
     Returns:
         Statistics [C] by name: of each form the mean logarithm of the cross-entropy of triggered images of other
@@ -48,35 +47,32 @@ def measure_forms(
     count, size = len(seen.weights), seen.model.image_size
     chunk = max(1, config.pixels // (config.batch_size * size * size))
     out: dict[str, torch.Tensor] = {}
-    for form in forms:
+    for form in FORMS:
         parts = []
         for number, classes in enumerate(torch.arange(count).split(chunk)):
             done = f", {number * chunk + 1} to {number * chunk + len(classes)} of {count}" if chunk < count else ""
-            bank = _start(form, config, len(classes), size, seed).to(seen.model.device)
+            bank, lr = _start(form, config, len(classes), size, seed)
+            bank.to(seen.model.device)
             description = f"surveying classes ({form}{done})"
-            _optimize(seen, bank, classes, config, lr=_rate(form, config), seed=seed, description=description)
+            _optimize(seen, bank, classes, config, lr=lr, seed=seed, description=description)
             parts.append(_measure(seen, bank, classes, rows, config))
         for name, values in zip(("ease", "sent"), zip(*parts, strict=True), strict=True):
             out[f"{form}_{name}"] = torch.cat(values)
     return out
 
 
-def _start(form: str, config: SurveyConfig, count: int, size: int, seed: int) -> DummyBank:
-    """Makes equal triggers, one per class."""
-    kinds: dict[str, tuple[Callable[..., DummyBank], float]] = {
-        "patch": (PatchBank, config.patch_side),
-        "corners": (partial(PatchBank, places=CORNERS), config.corner_side),
-        "faint": (AdditiveBank, config.faint_bound),
-        "stripes": (StripeBank, config.stripe_bound),
-        "color": (ColorBank, config.color_bound),
+def _start(form: str, config: SurveyConfig, count: int, size: int, seed: int) -> tuple[DummyBank, float]:
+    """Makes equal triggers, one per class; returns them and their learning rate."""
+    kinds: dict[str, tuple[Callable[..., DummyBank], float, float]] = {
+        "patch": (PatchBank, config.patch_side, config.patch_lr),
+        "corners": (partial(PatchBank, places=CORNERS), config.corner_side, config.patch_lr),
+        "faint": (AdditiveBank, config.faint_bound, config.faint_lr),
+        "stripes": (StripeBank, config.stripe_bound, config.curve_lr),
+        "color": (ColorBank, config.color_bound, config.curve_lr),
     }
-    make, strength = kinds[form]
+    make, strength, lr = kinds[form]
     bank = make([strength], size, generator=torch.Generator().manual_seed(seed))
-    return bank.select(torch.zeros(count, dtype=torch.long))
-
-
-def _rate(form: str, config: SurveyConfig) -> float:
-    return {"patch": config.patch_lr, "corners": config.patch_lr, "faint": config.faint_lr}.get(form, config.curve_lr)
+    return bank.select(torch.zeros(count, dtype=torch.long)), lr
 
 
 def _optimize(
@@ -109,19 +105,13 @@ def _measure(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the mean log loss and the share of images sent, each [H], over images of other classes."""
     sums = torch.zeros(3, len(classes), device=seen.model.device)
-    for loss, valid, sent in _parts(seen, bank, classes, rows, config):
+    for part in rows.split(config.batch_size):
+        loss, valid, sent = _losses(seen, bank, classes, part, config)
         sums += torch.stack([(loss.clamp_min(LEAST).log() * valid).sum(1), (sent & valid).sum(1), valid.sum(1)])
     ease, sent_share = (sums[:2] / sums[2].clamp_min(1)).cpu()
     if not bool(ease.isfinite().all()):
         raise ModelError("measuring triggers: the loss is not finite; look at the model")
     return ease, sent_share
-
-
-def _parts(
-    seen: Observation, bank: DummyBank, classes: torch.Tensor, rows: torch.Tensor, config: SurveyConfig
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    for part in rows.split(config.batch_size):
-        yield _losses(seen, bank, classes, part, config)
 
 
 def _losses(
