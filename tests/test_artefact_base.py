@@ -162,4 +162,4 @@ def test_the_options_are_for_artefacts(model_folder: str, photos: Path, cli: Cli
     for option in (["--model", "tiny"], ["--allow-download"]):
         ran = cli("evaluate", model_folder, "--data", photos, *option)
         assert ran.status == 4
-        assert "are for purified classifiers" in ran.err
+        assert "are for purified or defended classifiers" in ran.err

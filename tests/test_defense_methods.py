@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from clip_antidote.defenses.norm_masks import MaskedNorms, PruningConfig, prune_
 from clip_antidote.defenses.par import push
 from clip_antidote.defenses.tower_tuning import ShotsConfig, ShotTask, descend
 from clip_antidote.errors import ModelError, RefusedError
+from clip_antidote.jobs.defended import load_defended
+from clip_antidote.models import load_model
 from clip_antidote.models.build import build_open_clip
 from clip_antidote.models.image_tower import before_projection, drop_units, recorded, scaled_norms, stages
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -300,8 +303,23 @@ def test_what_defenses_keep_can_be_read_again(
     assert cli("evaluate", "local-dir:model", "--data", photos).status == 0
     report = cli(*arguments, "--defense", "rvpt", "--out", "deep").json()
     assert (report["kept"], report["trained"]) == ("weights", 50 * 32)
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
-    kept = load_file(tmp_path / "deep" / "weights.safetensors")
+    file = tmp_path / "deep" / "weights.safetensors"
+    kept = load_file(file)
     assert kept["visual_prompts"].shape == (1, 50, 32)
     assert kept["class_weights"].shape == (2, 16)
+    images = ca.load_images(str(photos)).tensor(vit.image_size).float() / 255
+    again = load_defended(tmp_path / "deep")
+    assert isinstance(again.model, PromptedEncoder)
+    assert torch.equal(again.weights, kept["class_weights"])
+    assert not torch.allclose(again.model.encode_images(images), load_model(model_folder).encode_images(images))
+    for folder in ("prompted", "model", "deep"):
+        measured = cli("evaluate", folder, "--data", photos, "--json", "m.json")
+        assert measured.status == 0
+        told = json.loads((tmp_path / folder / "defended.json").read_text())["after"]
+        assert json.loads((tmp_path / "m.json").read_text())["ca"] == told["ca"], folder
+    save_file(kept | {"visual_prompts": kept["visual_prompts"][:, :, :5].contiguous()}, file)
+    assert "do not fit the model it names" in cli("evaluate", "deep", "--data", photos).err
+    file.unlink()
+    assert "is not a defended model" in cli("evaluate", "deep", "--data", photos).err

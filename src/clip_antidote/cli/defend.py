@@ -22,7 +22,7 @@ from clip_antidote.cli.common import (
 )
 
 if TYPE_CHECKING:  # --help does without what computes
-    from clip_antidote.jobs.defend import DefenseReport
+    from clip_antidote.jobs.defended import DefenseReport
 
 KEPT = {
     "model": "the defended model is local-dir:{out}",

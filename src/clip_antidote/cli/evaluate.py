@@ -11,7 +11,7 @@ from clip_antidote.cli.common import AllowDownload, BaseModel, Classes, Device, 
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="Model spec, or the folder of a purified classifier.")],
+    model: Annotated[str, typer.Argument(help="Model spec, or the folder of a purified or defended classifier.")],
     data: Annotated[
         str,
         typer.Option(help="Labelled images: a folder per class, a CSV, embedded:clothing, or as docs/data.md says."),

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-from safetensors.torch import save_file
-
 from clip_antidote.attacks.record import read_target
-from clip_antidote.config import Record, merge_settings
+from clip_antidote.config import merge_settings
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.base import Defense, Truth
@@ -18,72 +15,20 @@ from clip_antidote.defenses.defend import Defended, defend, make_defense
 from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
 from clip_antidote.files import write_json
+from clip_antidote.jobs.defended import REPORT, DefenseReport, keep_defended
 from clip_antidote.jobs.inspect import quick_look, refuse_errors
 from clip_antidote.jobs.purify import choose_test_images
 from clip_antidote.jobs.results import model_facts, now
 from clip_antidote.jobs.suspect import load_suspect
 from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.models.saving import save_model
 from clip_antidote.progress import mention
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.artefact import write_artefact
-from clip_antidote.purification.classifier import PurifiedCLIP
-from clip_antidote.reporting.report import ModelFacts
 from clip_antidote.triggers import load_trigger
 from clip_antidote.triggers.base import Trigger
 from clip_antidote.versions import library_versions
 
 KIND = "defended model"
-REPORT = "defended.json"
-
-
-class DefenseReport(Record):
-    """What `defend` says of a run; the content of `defended.json`.
-
-    Attributes:
-        defense: Name of the defense.
-        paper: Where it comes from.
-        changes: What of the suspect it changed.
-        settings: Its settings, the seed included.
-        model: The suspect.
-        base: Spec of the trusted model, where one was given.
-        data: Where the clean images came from.
-        clean_images: Clean images it was given.
-        trained: Parameters it trained.
-        seconds: How long it took.
-        peak_memory: The most memory while it ran, in MiB.
-        details: What else it found or chose.
-        measured_on: What the rates were measured on.
-        trigger: The trigger they were measured with.
-        before: Rates of the suspect with hand-written prompts.
-        after: Rates of the defended classifier.
-        kept: How the result is kept: "model" (`local-dir:OUT`), "artefact" (`evaluate OUT`), or "weights" alone.
-        warnings: What to know when reading it.
-        created: When, in UTC.
-        versions: Versions of the libraries.
-    """
-
-    defense: str
-    paper: str
-    changes: tuple[str, ...]
-    settings: dict[str, Any]
-    model: ModelFacts
-    base: str | None = None
-    data: str
-    clean_images: int
-    trained: int
-    seconds: float
-    peak_memory: dict[str, int] = Field(default_factory=dict)
-    details: dict[str, Any] = Field(default_factory=dict)
-    measured_on: str
-    trigger: str | None = None
-    before: dict[str, Any]
-    after: dict[str, Any]
-    kept: str
-    warnings: tuple[str, ...] = ()
-    created: str
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -170,7 +115,7 @@ def run_defend(
         defended = defend(model, clean, name, defense.config, base=trusted, truth=truth)
         facts = _facts(model, defended, choose_test_images(data, clean, classes, seed=seed), attack)
         with work.result() as folder:
-            kept = _keep(defended, model, folder)
+            kept = keep_defended(defended, model, folder)
             report = DefenseReport(**facts, base=base, data=data, kept=kept, warnings=tuple(notes))
             write_json(folder / REPORT, report.model_dump(mode="json"))
     return report
@@ -213,20 +158,3 @@ def _measured(
     if defended.classifier.model is not model:
         features = encode_test_images(defended.classifier.model, images, trigger=trigger)
     return (before, measure(defended.classifier, features, target=target).metrics.to_dict()), described
-
-
-def _keep(defended: Defended, model: DualEncoder, folder: Path) -> str:
-    """Writes what a defense made, and says how: a whole model, an artefact, or class weights alone."""
-    classifier = defended.classifier
-    if isinstance(classifier, PurifiedCLIP):
-        write_artefact(classifier.artefact(), folder)
-        return "artefact"
-    tensors = {"class_weights": classifier.weights.detach().cpu(), **defended.tensors}
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "weights.safetensors"
-    )
-    write_json(folder / "classes.json", list(classifier.classes))
-    if defended.tensors or classifier.model is model:
-        return "weights"
-    save_model(classifier.model, folder)
-    return "model"

@@ -9,9 +9,9 @@ from clip_antidote.data.folders import load_test_images
 from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
 from clip_antidote.files import write_json
+from clip_antidote.jobs.defended import REPORT, load_defended
 from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.triggers import load_trigger
 
 
@@ -31,13 +31,13 @@ def run_evaluate(
     """Measures clean accuracy and, with a trigger and a target, attack success and recovery.
 
     Args:
-        model: Model spec, or the folder of a purified classifier.
+        model: Model spec, or the folder of a purified classifier or of what `defend` made.
         data: Labelled images; the test split where there is one.
         trigger: Folder of a saved trigger, or the name of one.
         target: The attacker's target class.
         classes: Class file, see `read_classes`.
         out: JSON file to write the record to.
-        base: Spec of the model that a purified classifier belongs to, instead of the one it names.
+        base: Spec of the model that such a folder belongs to, instead of the one it names.
         allow_download: Whether the model that it names may be fetched from the network.
         most: Most images to measure on; all by default.
         device: Where to compute.
@@ -48,16 +48,16 @@ def run_evaluate(
     Raises:
         ClipAntidoteError: Bad input, in one sentence.
     """
-    artefact = (Path(model) / "classifier.safetensors").exists()
-    if not artefact and (base is not None or allow_download):
-        raise UsageError(f"--model and --allow-download are for purified classifiers; {model} is none")
+    kept = (Path(model) / "classifier.safetensors").exists() or (Path(model) / REPORT).exists()
+    if not kept and (base is not None or allow_download):
+        raise UsageError(f"--model and --allow-download are for purified or defended classifiers; {model} is none")
     images = load_test_images(data, classes=classes).at_most(most)
     if target is not None:
         target = images.classes[class_index(images.classes, target)]
     loaded = load_trigger(trigger) if trigger is not None else None
     classifier: ZeroShotClassifier
-    if artefact:
-        classifier = PurifiedCLIP.from_pretrained(model, model=base, allow_download=allow_download, device=device)
+    if kept:
+        classifier = load_defended(Path(model), base=base, allow_download=allow_download, device=device)
     else:
         classifier = ZeroShotClassifier.from_templates(load_model(model, device=device), images.classes)
     features = encode_test_images(classifier.model, images, trigger=loaded)
