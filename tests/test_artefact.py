@@ -43,8 +43,9 @@ def test_the_threshold_has_one_truth(head: PurifiedCLIP, tmp_path: Path) -> None
     assert moved.record.settings.gate.threshold == 0.25
     moved.save_pretrained(tmp_path / "moved")
     config = json.loads((tmp_path / "moved" / "config.json").read_text())
-    assert config["head"] == {"targets": ["b", "c"], "threshold": 0.25, "second_look": True}
-    assert config["purification"]["settings"]["gate"].keys().isdisjoint({"threshold", "second_look"})
+    numbers = {"threshold": 0.25, "second_look": True, "leeway": 0.0, "consent": 1.0}
+    assert config["head"] == {"targets": ["b", "c"], **numbers}
+    assert config["purification"]["settings"]["gate"].keys().isdisjoint(numbers)
     loaded = PurifiedCLIP.from_pretrained(tmp_path / "moved", model=head.model)
     assert loaded.guard is not None
     assert loaded.guard.threshold == 0.25
@@ -67,7 +68,7 @@ def test_the_record_stands_under_one_key(head: PurifiedCLIP, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "has the format 2, this version reads format 4"),
+        ({"format": 2}, "has the format 2, this version reads format 5"),
         ({"format": None}, "has the format None"),
         ({"classes": ["a", "b"]}, "does not fit its 2 classes"),
         ({"sneaked_in": 1}, "sneaked_in"),

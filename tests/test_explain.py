@@ -16,7 +16,7 @@ from clip_antidote.errors import DataError, UsageError
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.jobs.explain import Explainer, gather_triggers, load_explainer
 from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.models.other_views import encode_views, other_views, view_names
+from clip_antidote.models.other_views import COLORS, COUNT, encode_views, other_views, view_names
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.second_look import second_opinion, view_votes
@@ -67,7 +67,7 @@ def test_the_gate_is_told_as_it_decided(purified: PurifiedCLIP) -> None:
             said = explainer.explain(image)
             guarded = said.called in ("b", "c")
             assert (said.gate is not None) == guarded
-            assert len(said.votes) == (21 if guarded and threshold == NEVER else 0)
+            assert len(said.votes) == (COUNT if guarded and threshold == NEVER else 0)
             if said.gate is None:
                 assert said.after[0].name == said.called
                 seen.add("unasked")
@@ -106,6 +106,21 @@ def test_the_votes_give_the_answer(purified: PurifiedCLIP) -> None:
     assert torch.allclose(opinion[0, others], votes[0].sum(dim=0)[others].log())
 
 
+def test_an_image_is_accepted_by_consent(purified: PurifiedCLIP) -> None:
+    head = purified.with_threshold(NEVER)
+    assert head.guard is not None
+    head.guard.leeway, head.guard.consent = 2 * NEVER, 0.0
+    said = [one for one in map(Explainer(head).explain, stored()) if one.gate is not None]
+    assert said
+    for one in said:
+        assert one.gate is not None
+        assert one.gate.consent is not None
+        assert 0 < one.gate.consent < 1
+        assert (one.gate.stopped, one.votes, one.after[0].name) == (False, (), one.called)
+    head.guard.consent = 1.0
+    assert all(one.gate is None or one.gate.stopped for one in map(Explainer(head).explain, stored()))
+
+
 def test_without_a_second_look_nobody_votes(purified: PurifiedCLIP) -> None:
     purified = purified.with_threshold(NEVER)
     purified.second_look = False
@@ -123,13 +138,17 @@ def test_without_gates_there_is_nothing_to_say_of_them(small_model: DualEncoder)
 def test_views_are_what_their_names_say() -> None:
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     views = dict(zip(view_names(), other_views(image)[0], strict=True))
+    assert len(views) == COUNT
     corners = {"upper left": (0, 0), "upper right": (0, 1), "lower left": (1, 0), "lower right": (1, 1)}
-    for start, whole in (("", image), ("mirrored, ", image.flip(-1))):
+    for color in COLORS:
+        whole = views[color][None]
+        assert torch.equal(views[f"{color}, mirrored"], whole[0].flip(-1))
         for corner, (down, right) in corners.items():
-            crop = whole[..., 8 * down : 8 * down + 24, 8 * right : 8 * right + 24]
+            crop = whole[..., 4 * down : 4 * down + 28, 4 * right : 4 * right + 28]
             resized = torch.nn.functional.interpolate(crop, size=32, mode="bicubic", antialias=True)[0].clamp(0, 1)
-            assert torch.allclose(views[f"{start}{corner}, 75 %"], resized, atol=1e-4)
-    assert torch.equal(views["mirrored"], image[0].flip(-1))
+            mirrored = f"{color}, {corner}, mirrored"
+            view = views[mirrored].flip(-1) if mirrored in views else views[f"{color}, {corner}"]
+            assert torch.allclose(view, resized, atol=1e-4)
 
 
 def test_a_trigger_comes_in_by_degrees(purified: PurifiedCLIP) -> None:

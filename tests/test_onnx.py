@@ -24,6 +24,7 @@ from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.inner_gates import InnerGates
 from clip_antidote.purification.onnx_export import FixedViews, export_onnx
+from clip_antidote.purification.second_look import view_consent
 from conftest import Cli
 
 
@@ -114,6 +115,26 @@ def test_inner_layers_are_read_in_the_same_pass(small_model: DualEncoder, tmp_pa
     with torch.inference_mode():
         wanted = purified.logits(encoded.final, FixedViews(small_model)(images).__getitem__, encoded.at)
     assert np.allclose(logits, wanted.numpy(), atol=1e-3)
+
+
+def test_views_consent_in_the_file_too(small_model: DualEncoder, tmp_path: Path) -> None:
+    purified, images = guarded(small_model, 100.0), noise(small_model)
+    head = purified.guard
+    assert head is not None
+    with torch.inference_mode():
+        encoded, looked = purified.encode(images), FixedViews(small_model)(images)
+        rows = head.decide(encoded.final, encoded.at).triggered.nonzero().flatten()
+        called = torch.zeros(len(rows), dtype=torch.long)
+        chances = view_consent(looked[rows], head.clean, called, small_model.logit_scale)
+    assert len(rows) > 1
+    head.leeway, head.consent = 1000.0, float(chances.mean())
+    export_onnx(purified, tmp_path / "small.onnx")
+    logits, triggered, _, _ = run(tmp_path / "small.onnx", images)
+    with torch.inference_mode():
+        wanted = purified.answer(encoded.final, looked.__getitem__, encoded.at)
+    assert triggered.tolist() == wanted.triggered.tolist()
+    assert triggered[rows.tolist()].tolist() == (chances < chances.mean()).tolist()
+    assert np.allclose(logits, wanted.logits.numpy(), atol=1e-3)
 
 
 def test_without_gates_both_answers_are_one(small_model: DualEncoder, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,29 +16,43 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
-from clip_antidote.models.other_views import encode_views, other_views
+from clip_antidote.models.cleansing import cleanser, standardize_channels
+from clip_antidote.models.other_views import COUNT, encode_views, other_views
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.guarded_head import GuardedHead
-from clip_antidote.purification.second_look import second_opinion
+from clip_antidote.purification.second_look import second_opinion, view_consent
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger
 
-
-def test_the_views_are_torchvisions_ten_crops() -> None:
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
-    views = other_views(image[None])[0]
-    assert views.shape == (21, 3, 32, 32)
-    assert torch.equal(views[0], image.flip(-1))
-    for view, crop in zip(views[1:], [*v2.TenCrop(28)(image), *v2.TenCrop(24)(image)], strict=True):
-        wanted = v2.functional.resize(crop, [32, 32], interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
-        assert torch.equal(view, wanted.clamp(0, 1))
+BICUBIC = v2.InterpolationMode.BICUBIC
 
 
-def test_a_patch_in_a_corner_is_out_of_most_views() -> None:
-    image = torch.zeros(1, 3, 32, 32)
-    image[..., 30:, 30:] = 1
-    seen = (other_views(image)[0].amax(dim=(1, 2, 3)) > 0.5).tolist()
-    assert sum(seen) == 5, "the mirror image, and of either size the bottom right crop and its mirror image"
+def test_the_views_are_the_image_its_mirror_and_corners_cleansed() -> None:
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    views = other_views(image)[0]
+    assert views.shape == (COUNT, 3, 32, 32)
+    cleanse = cleanser(32, torch.device("cpu"))
+    for six, whole in zip(views.split(6), (cleanse(image), cleanse(standardize_channels(image))), strict=True):
+        assert torch.equal(six[0], whole[0])
+        assert torch.equal(six[1], whole[0].flip(-1))
+        ten = [
+            v2.functional.resize(c, [32, 32], interpolation=BICUBIC, antialias=True) for c in v2.TenCrop(28)(whole)
+        ]
+        found = [
+            next(n for n, crop in enumerate(ten) if torch.allclose(view, crop[0].clamp(0, 1))) for view in six[2:]
+        ]
+        # the crops of the mirror image are numbered from 5, and left is right there
+        places = [number if number < 5 else {5: 1, 6: 0, 7: 3, 8: 2}[number] for number in found]
+        assert places == [0, 1, 2, 3]
+        assert sum(number >= 5 for number in found) == 2, "half of them mirrored"
+
+
+def test_a_patch_in_a_corner_is_out_of_most_corners() -> None:
+    image = torch.full((1, 3, 64, 64), 0.5)
+    image[..., 60:, 60:] = 1
+    strongest = other_views(image)[0][:6].amax(dim=(1, 2, 3))
+    assert (strongest[[0, 1, 5]] > 0.9).all(), "the image, its mirror image, the corner"
+    assert (strongest[2:5] < 0.7).all(), "what is left is a ripple"
 
 
 def test_the_second_opinion_by_hand() -> None:
@@ -63,6 +76,45 @@ def test_a_sure_view_outvotes_unsure_ones() -> None:
     opinion = second_opinion(views, torch.eye(3), torch.tensor([0]), torch.tensor(5.0))
     assert opinion.argmax(1).tolist() == [2]
     assert torch.isfinite(opinion).all()
+
+
+def test_views_consent_by_hand() -> None:
+    # Logit scale ln 4 over three axes: a view on the axis of the class gives it 4/6, another one 1/6.
+    axes = torch.eye(3)
+    views = torch.stack([axes[[0, 0]], axes[[0, 1]], axes[[2, 1]]])
+    chances = view_consent(views, torch.eye(3), torch.tensor([0, 0, 1]), torch.tensor(4.0).log())
+    assert chances.tolist() == pytest.approx([4 / 6, 5 / 12, 5 / 12])
+
+
+def test_an_image_near_the_threshold_is_accepted_if_its_views_consent(small_model: DualEncoder) -> None:
+    # Features on a circle; the gate of class 0 scores the first coordinate. All are called class 0.
+    clean = torch.zeros(16, 3)
+    clean[:3] = torch.eye(3)
+    features = torch.zeros(4, 16)
+    features[:, 0] = torch.tensor([0.75, 0.55, 0.55, 0.35])
+    features[:, 3] = (1 - features[:, 0].square()).sqrt()
+    direction = torch.zeros(16, 1)
+    direction[0] = 1
+    agree, differ = F.normalize(clean[:, 0], dim=0), F.normalize(clean[:, 1], dim=0)
+    views = torch.stack([agree, agree, differ, agree])[:, None].expand(-1, 5, -1)
+    gate = Gate(direction, torch.zeros(1), 0)
+
+    def answered(threshold: float = 0.7, leeway: float = 0.0, consent: float = 1.0) -> tuple[list[int], list[bool]]:
+        guard = GuardedHead(clean, (gate,), threshold=threshold, leeway=leeway, consent=consent)
+        head = PurifiedCLIP(small_model, clean, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
+        answer = head.answer(features, lambda rows: views[rows])
+        return answer.logits.argmax(1).tolist(), answer.triggered.tolist()
+
+    called, stopped = answered(leeway=0.3, consent=0.6)
+    assert stopped == [False, False, True, True], "passes; near, and views agree; near, but they do not; too far"
+    assert called[:2] == [0, 0]
+    assert 0 not in called[2:]
+    assert answered(leeway=0.0, consent=0.6)[1] == [False, True, True, True]
+    assert answered()[1] == [False, True, True, True], "unasked, nobody consents"
+    assert answered(leeway=0.3, consent=1.0)[1] == [False, True, True, True]
+    assert answered(threshold=0.6, leeway=0.3, consent=0.6)[1] == [False, False, True, False], (
+        "the leeway moves along"
+    )
 
 
 def test_only_stopped_images_are_looked_at_again(small_model: DualEncoder, tmp_path: Path) -> None:
@@ -154,17 +206,3 @@ def test_images_and_cached_features_are_answered_alike(
     with torch.inference_mode():
         answer = purified(triggered).argmax(1)
     assert (answer == called[:30]).sum() >= 29, "bf16 in other batches may turn a tie"
-
-
-def test_a_vote_that_is_decided_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    taken = importlib.import_module("early_stop").taken
-    sure = [[0.9, 0.1, 0.0], [0.8, 0.1, 0.0], [0.1, 0.6, 0.0]]
-    unsure = [[0.1, 0.2, 0.0], [0.3, 0.1, 0.0], [0.0, 0.9, 0.1]]
-    votes = torch.tensor([sure, unsure])
-    answer, views = taken(votes, lead=None)
-    assert answer.tolist() == votes.sum(1).argmax(1).tolist() == [0, 1]
-    assert views.tolist() == [2, 3]  # 1.5 ahead with one view to come; never ahead by more than is to come
-    answer, views = taken(votes, lead=0.15)
-    assert answer.tolist() == [0, 1]
-    assert views.tolist() == [1, 3]

@@ -10,21 +10,23 @@ from clip_antidote.benchmark.records import Score
 from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent
 
 
-@table("second-look-ways")
+@table("recovery-views")
 def _(records: Records) -> str:
-    found = records.file("second_look")["rows"]
-    forms = {
-        form: (mean(row["validation"][form] for row in found), [row["test"][form] for row in found])
-        for form in found[0]["test"]
-    }
-    rows: list[list[str]] = []
-    for form, (validation, test) in sorted(forms.items(), key=lambda item: -item[1][0]):
-        label = f"**{form}**" if not rows else form
-        rows.append([label, mean_percent([validation]), mean_percent(test), *(mean_percent([r]) for r in test)])
-    for key, label in (("one look", "one look"), ("all views", "mean of the 21 views")):
-        test = [row["clean"][f"clean model, {key}"] for row in found]
-        rows.append([f"clean model, {label}", "", mean_percent(test), *(mean_percent([r]) for r in test)])
-    return markdown(["way", "validation, dummies", "test", *(row["suspect"] for row in found)], rows)
+    found = records.file("recovery_views")
+    images, rows = found["images"], found["rows"]
+    ways = list(rows[0]["right"])
+    attacks = dict.fromkeys(row["attack"] for row in rows)
+    made = []
+    for name, group in [(attack, [row for row in rows if row["attack"] == attack]) for attack in attacks] + [
+        ("**all**", rows)
+    ]:
+        cells = [
+            f"{mean_percent([row['right'][way] / images for row in group])} "
+            f"({100 * mean(row['target'][way] / images for row in group):.0f})"
+            for way in ways
+        ]
+        made.append([name, str(len(group)), *cells, mean_percent([row["base"] / images for row in group])])
+    return markdown(["attack", "models", *ways, "base"], made)
 
 
 CONTROLS = {"clean_hat_0": "clean for the demo, seed 0", "clean_hat_1": "clean for the demo, seed 1"}

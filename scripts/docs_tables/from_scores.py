@@ -106,23 +106,3 @@ def _tenth(share: float) -> str:
 
 def _whole(share: float) -> str:
     return f"{100 * share:.0f}"
-
-
-@table("early-stop")
-def _(records: Records) -> str:
-    found = records.file("early_stop")["rows"]
-    rules = [key for key in found[0] if isinstance(found[0][key], dict)]
-    stopped = sum(row["stopped"] for row in found)
-    rows = [
-        ["one look, tuned prompts", "0", *_rights([row["one_look"] for row in found], stopped)],
-        ["all 21 views", "21", *_rights([row["all_views"] for row in found], stopped)],
-    ]
-    for rule in rules:
-        views = mean(row[rule]["views"] for row in found)
-        rows.append([rule, f"{views:.1f}", *_rights([row[rule]["right"] for row in found], stopped)])
-    heads = [f"{row['model']} ({row['stopped']})" for row in found]
-    return markdown(["rule", "mean views", "right in all", *heads], rows)
-
-
-def _rights(counts: list[int], stopped: int) -> list[str]:
-    return [mean_percent([sum(counts) / stopped]), *map(str, counts)]

@@ -56,7 +56,8 @@ def read_told(population: str, names: list[str]) -> list[Suspect]:
         return [Suspect("demo:badnet", facts, "hat", "demo:badnet", load_trigger("badnet"))]
     root = Path(population)
     if (root / "zoo").is_dir():
-        folders = [folder for folder in sorted((root / "zoo").iterdir()) if (folder / "trigger").is_dir()]
+        found = (folder for folder in sorted((root / "zoo").iterdir()) if not folder.name.startswith("."))
+        folders = [folder for folder in found if (folder / "trigger").is_dir()]  # hidden: still in training
         return [_of_grid(folder) for folder in folders if folder.name in names or not names]
     return [
         Suspect(

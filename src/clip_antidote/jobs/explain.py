@@ -19,7 +19,7 @@ from clip_antidote.models.other_views import encode_views, other_views, view_nam
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.guarded_head import Decision
-from clip_antidote.purification.second_look import view_votes
+from clip_antidote.purification.second_look import view_consent, view_votes
 from clip_antidote.triggers import Trigger, load_trigger
 
 
@@ -84,8 +84,9 @@ class Explainer:
             seen = features.to(purified.classifier)
             decision = None if purified.guard is None else purified.guard.decide(seen, encoded.at)
             winner = int(after.argmax())
-            votes = () if decision is None else self._votes(images, looked, decision.called, winner)
-        stopped = bool(answer.triggered)
+            stopped = bool(answer.triggered)
+            votes = self._votes(images, looked, decision.called, winner) if decision is not None and stopped else ()
+            reading = None if decision is None else self._reading(decision, looked, stopped=stopped)
         deciding = purified.guard.clean if purified.guard is not None and not stopped else purified.classifier
         image = images[0]
         return Explanation(
@@ -93,7 +94,7 @@ class Explainer:
             before=self._ranked(before),
             after=self._ranked(after),
             called=None if decision is None else purified.classes[int(decision.called)],
-            gate=None if decision is None else self._reading(decision),
+            gate=reading,
             votes=votes,
             heat_before=self._heat(image, self.hand.classifier, int(before.argmax())),
             heat_after=self._heat(image, deciding, winner),
@@ -108,11 +109,15 @@ class Explainer:
         order = probabilities.argsort(descending=True, stable=True).tolist()
         return tuple(ClassScore(self.purified.classes[i], float(probabilities[i])) for i in order)
 
-    def _reading(self, decision: Decision) -> GateReading | None:
+    def _reading(self, decision: Decision, looked: Sequence[torch.Tensor], *, stopped: bool) -> GateReading | None:
         guard, called, score = self.purified.guard, int(decision.called), float(decision.score)
         if guard is None or not math.isfinite(score):
             return None
-        return GateReading(self.purified.classes[called], score, guard.threshold, bool(decision.triggered))
+        consent = None
+        if looked:
+            scale = self.purified.model.logit_scale
+            consent = float(view_consent(looked[0].to(guard.clean), guard.clean, decision.called, scale))
+        return GateReading(self.purified.classes[called], score, guard.threshold, stopped, consent)
 
     def _votes(
         self, images: torch.Tensor, looked: Sequence[torch.Tensor], called: torch.Tensor, winner: int

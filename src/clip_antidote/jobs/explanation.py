@@ -27,12 +27,15 @@ class GateReading:
             median; both higher by `GateConfig.lenience` where the class is not suspected.
         threshold: What the gate asks for.
         stopped: Whether the image was stopped.
+        consent: Mean probability of the class over the other views; None where they were not asked. An image below
+            the threshold that was not stopped has their consent.
     """
 
     target: str
     score: float
     threshold: float
     stopped: bool
+    consent: float | None = None
 
 
 @dataclass(frozen=True)

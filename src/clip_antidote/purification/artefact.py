@@ -19,17 +19,17 @@ from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.triggers import Trigger, load_trigger
 
-FORMAT: Literal[4] = 4
+FORMAT: Literal[5] = 5
 
-READABLE = (3, FORMAT)
-"""Formats that can be read; in the third, gates read the final feature alone."""
+READABLE = (3, 4, FORMAT)
+"""Formats that can be read. In the third, gates read the final feature alone; before the fifth, no view consents."""
 
 KIND = "purified classifier"
 """What the marker of an artefact folder says."""
 
 _LONGEST_CARD = 1_000_000
 
-_HEAD = ("threshold", "second_look")
+_HEAD = ("threshold", "second_look", "leeway", "consent")
 """Settings of the gate that the head holds; the record's copies are left out of the file, so there is but one."""
 
 
@@ -41,17 +41,19 @@ class BaseModelRef(Record):
 
 
 class HeadRef(Record):
-    """What of a guarded head is no tensor: names of the targets, threshold of the gates, second look."""
+    """What of a guarded head is no tensor: names of the targets, and its settings, see `GateConfig`."""
 
     targets: tuple[str, ...]
     threshold: FiniteFloat
     second_look: bool
+    leeway: FiniteFloat = 0.0
+    consent: FiniteFloat = 1.0
 
 
 class ArtefactConfig(Record):
     """The content of `config.json`."""
 
-    format: Literal[3, 4] = FORMAT
+    format: Literal[3, 4, 5] = FORMAT
     base_model: BaseModelRef
     classes: tuple[str, ...]
     head: HeadRef | None
@@ -105,6 +107,8 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
             targets=tuple(artefact.classes[gate.target] for gate in artefact.guard.gates),
             threshold=artefact.guard.threshold,
             second_look=artefact.second_look,
+            leeway=artefact.guard.leeway,
+            consent=artefact.guard.consent,
         )
     config = ArtefactConfig(
         base_model=artefact.base_model, classes=artefact.classes, head=head, purification=artefact.record
@@ -142,7 +146,8 @@ def read_artefact(folder: Path) -> Artefact:
 
 def _read(folder: Path, values: dict[str, Any]) -> Artefact:
     if values["head"] is not None and values["purification"] is not None:
-        values["purification"]["settings"]["gate"] |= {name: values["head"][name] for name in _HEAD}
+        head = HeadRef.model_validate(values["head"]).model_dump(include=set(_HEAD))
+        values["purification"]["settings"]["gate"] |= head
     config = ArtefactConfig.model_validate(values)
     classifier = load_file(folder / "classifier.safetensors")["classifier"]
     if classifier.ndim != 2 or classifier.shape[1] != len(config.classes):
@@ -151,7 +156,8 @@ def _read(folder: Path, values: dict[str, Any]) -> Artefact:
     if config.head is not None:
         targets = [config.classes.index(name) for name in config.head.targets]
         state = load_file(folder / "guard.safetensors")
-        guard = GuardedHead.from_state(state, targets, threshold=config.head.threshold)
+        numbers = config.head.model_dump(include={"threshold", "leeway", "consent"})
+        guard = GuardedHead.from_state(state, targets, **numbers)
     context = load_file(folder / "prompts.safetensors")["context"]
     _check_shapes(classifier, context, guard)
     found = sorted((folder / "triggers").glob("*/trigger.json"))  # pictures lie beside the folders

@@ -21,7 +21,7 @@ from clip_antidote.purification.base_model import base_spec, check_base
 from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.hub import local_folder
 from clip_antidote.purification.record import PurificationRecord, trigger_names
-from clip_antidote.purification.second_look import second_opinion
+from clip_antidote.purification.second_look import second_opinion, view_consent
 from clip_antidote.purification.shareable import Shareable
 from clip_antidote.purification.tuner import TunedPrompts
 from clip_antidote.triggers.base import Trigger
@@ -89,10 +89,15 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
 
     @property
     def record(self) -> PurificationRecord | None:
-        """How it was made; threshold and second look as they are now, for there is but one of either."""
+        """How it was made; the settings of the gate as they are now, for there is but one of each."""
         if self._record is None or self.guard is None:
             return self._record
-        return self._record.with_head(threshold=self.guard.threshold, second_look=self.second_look)
+        return self._record.with_head(
+            threshold=self.guard.threshold,
+            leeway=self.guard.leeway,
+            consent=self.guard.consent,
+            second_look=self.second_look,
+        )
 
     @property
     def targets_suspected(self) -> tuple[str, ...]:
@@ -142,7 +147,8 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
 
         With gates, features that look triggered are answered by other views of their images (see
         `second_opinion`), or by the tuned prompts where there is no second look; the target they
-        were called comes below all other classes. The rest get the logits of the clean prompts.
+        were called comes below all other classes. The rest get the logits of the clean prompts, and so do
+        those that lie near the threshold where the other views consent (see `GuardedHead.consented`).
 
         Args:
             features: Unit features.
@@ -154,13 +160,16 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
         if self.guard is None:
             return tuned
         scale = self.model.logit_scale.detach()
-        clean, called, triggered, _ = self.guard.decide(features.to(self.classifier), layers)
+        decision = self.guard.decide(features.to(self.classifier), layers)
+        clean, called, triggered, _ = decision
         logits = tuned.logits.scatter(1, called[:, None], tuned.logits.amin(dim=1, keepdim=True) - 1)
         if look is not None and self.second_look and (torch.compiler.is_exporting() or bool(triggered.any())):
             stopped = triggered.nonzero().flatten()
             views = look(stopped).to(self.classifier)
             opinion = second_opinion(views, self.classifier, called[stopped], scale)
             logits = logits.index_copy(0, stopped, opinion.to(logits))
+            chances = view_consent(views, self.guard.clean, called[stopped], scale)
+            triggered = triggered.index_copy(0, stopped, ~self.guard.consented(decision, stopped, chances))
         return Answer(torch.where(triggered[:, None], logits, self.biased(scale * clean)), triggered)
 
     def artefact(self) -> Artefact:

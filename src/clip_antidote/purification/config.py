@@ -58,7 +58,10 @@ class GateConfig(Config):
         shrinkage: Share of the identity in the scatter matrix.
         inner: Whether the gate reads the inner layers of the image tower too, where they are known: an image then has
             to pass by the final feature and by the mean of what the stages say, which stands lower by 0.1.
-        second_look: Whether images that the gate stops are answered by other views of them, which encodes 21
+        leeway: How far below the threshold an image may lie and still be accepted, if its other views consent; 0 for
+            never.
+        consent: What probability of the target the clean prompts must give to the other views in the mean.
+        second_look: Whether images that the gate stops are answered by other views of them, which encodes 12
             more images for each; without it, by the tuned prompts.
     """
 
@@ -73,6 +76,8 @@ class GateConfig(Config):
     ridge: float = Field(0.1, gt=0)
     shrinkage: float = Field(0.03, gt=0, le=1)
     inner: bool = True
+    leeway: float = Field(0.3, ge=0)
+    consent: float = Field(0.6, ge=0, le=1)
     second_look: bool = True
 
 

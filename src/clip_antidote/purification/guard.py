@@ -111,4 +111,11 @@ def fit_guard(material: GuardMaterial, config: GateConfig) -> GuardedHead:
     )
     gates = [fit_gate(data, config) for data in material.gates]
     inner = None if material.inner is None else fit_inner(material.inner, config)
-    return GuardedHead(repaired.T.contiguous(), gates, threshold=config.threshold, inner=inner)
+    return GuardedHead(
+        repaired.T.contiguous(),
+        gates,
+        threshold=config.threshold,
+        inner=inner,
+        leeway=config.leeway,
+        consent=config.consent,
+    )

@@ -57,10 +57,19 @@ class GuardedHead(nn.Module):
         threshold: What an image needs to be accepted as a target: 0 is where the dummy-triggered images
             end, 1 the median of the target's clean images.
         inner: Gates at inner layers in front of the same targets, None where only the final feature is looked at.
+        leeway: How far below the threshold an image may lie and still be accepted, if its other views consent.
+        consent: What probability of the target they must have in the mean.
     """
 
     def __init__(
-        self, clean: torch.Tensor, gates: Sequence[Gate], *, threshold: float, inner: InnerGates | None = None
+        self,
+        clean: torch.Tensor,
+        gates: Sequence[Gate],
+        *,
+        threshold: float,
+        inner: InnerGates | None = None,
+        leeway: float = 0.0,
+        consent: float = 1.0,
     ) -> None:
         super().__init__()
         self.register_buffer("clean", clean)
@@ -68,6 +77,7 @@ class GuardedHead(nn.Module):
         self.gate = nn.ModuleList(gates)
         self.inner = inner
         self.threshold = threshold
+        self.leeway, self.consent = leeway, consent
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -75,8 +85,16 @@ class GuardedHead(nn.Module):
         return tuple(one for one in self.gate if isinstance(one, Gate))
 
     @classmethod
-    def from_state(cls, state: Mapping[str, torch.Tensor], targets: Sequence[int], *, threshold: float) -> Self:
-        """Makes a head again from its `state_dict()`, the class indices of its targets and its threshold.
+    def from_state(
+        cls,
+        state: Mapping[str, torch.Tensor],
+        targets: Sequence[int],
+        *,
+        threshold: float,
+        leeway: float = 0.0,
+        consent: float = 1.0,
+    ) -> Self:
+        """Makes a head again from its `state_dict()`, the class indices of its targets and its numbers.
 
         Raises:
             KeyError: A tensor is missing.
@@ -90,11 +108,18 @@ class GuardedHead(nn.Module):
         if len(state) - len(within) != 1 + 2 * len(gates):
             raise ValueError(f"{len(state)} tensors are not those of {len(gates)} gates")
         inner = InnerGates.from_state(within, targets) if within else None
-        return cls(state["clean"], gates, threshold=threshold, inner=inner)
+        return cls(state["clean"], gates, threshold=threshold, inner=inner, leeway=leeway, consent=consent)
 
     def at(self, threshold: float) -> GuardedHead:
-        """Returns a head with the same weights and gates and another threshold."""
-        return GuardedHead(self.clean, self.gates, threshold=threshold, inner=self.inner)
+        """Returns a head with the same weights and gates and another threshold, with which the leeway moves."""
+        return GuardedHead(
+            self.clean,
+            self.gates,
+            threshold=threshold,
+            inner=self.inner,
+            leeway=self.leeway,
+            consent=self.consent,
+        )
 
     def fits(self, shape: torch.Size) -> bool:
         """Whether the shapes of all tensors go with those of a classifier [D, C]."""
@@ -121,6 +146,22 @@ class GuardedHead(nn.Module):
                 found = found.index_copy(0, rows, lesser(found[rows], inner[number]))
             score = torch.where(called == gate.target, torch.minimum(score, found), score)
         return Decision(clean, called, score < self.threshold, score)
+
+    def consented(self, decision: Decision, rows: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+        """Which stopped images are accepted after all, since they lie near the threshold and their views agree.
+
+        A trigger that a gate nearly lets pass is taken out by a change of the image; what the image shows is not.
+
+        Args:
+            decision: What the gates say of all images.
+            rows: Which of them were looked at again [n].
+            chances: Mean probability of the class they are called over their other views [n], see `view_consent`.
+
+        Returns:
+            bool [n].
+        """
+        near = decision.score[rows] >= self.threshold - self.leeway
+        return near & (chances >= self.consent) & (self.leeway > 0)
 
     def _asked(self, called: torch.Tensor, layers: LayersAt | None) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
         """Rows that are called a target, with the scores of inner layers by target; all rows in an exported graph."""

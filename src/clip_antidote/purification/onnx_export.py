@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional as vision
 
 from clip_antidote.errors import UnsupportedError
 from clip_antidote.files import atomic_path
+from clip_antidote.models.cleansing import SpectrumCleanser
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.other_views import SIDES, other_views
+from clip_antidote.models.other_views import SIDE, other_views
 from clip_antidote.purification.classifier import PurifiedCLIP
 
 LARGEST = 2 * 1024**3
@@ -38,16 +39,18 @@ class FixedViews(nn.Module):
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.model = model
-        for length in {round(side * model.image_size) for side in SIDES}:
-            self.register_buffer(f"resize_{length}", _resize_matrix(length, model.image_size), persistent=False)
+        self.cleanse = SpectrumCleanser(model.image_size)
+        matrix = _resize_matrix(round(SIDE * model.image_size), model.image_size)
+        self.register_buffer("matrix", matrix, persistent=False)
+        self.to(model.device)
 
     def _resize(self, crops: torch.Tensor, size: int) -> torch.Tensor:
-        matrix = self.get_buffer(f"resize_{crops.shape[-1]}")
+        matrix = self.get_buffer("matrix")
         return matrix @ crops @ matrix.T
 
     def views(self, images: torch.Tensor) -> torch.Tensor:
         """Makes the views [n, K, 3, S, S] that `other_views` makes of images [n, 3, S, S]."""
-        return other_views(images, resize=self._resize)
+        return other_views(images, cleanse=self.cleanse, resize=self._resize)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Encodes images [n, 3, S, S] in [0, 1] to unit features [n, K, D] of their views."""
@@ -81,7 +84,7 @@ def export_onnx(purified: PurifiedCLIP, path: str | Path) -> None:
     Input: `images`, float32 [N, 3, S, S] in [0, 1], resized and cropped as `DualEncoder.fit_images` does; the
     model's own normalization is inside. Outputs: `logits` [N, C], what `PurifiedCLIP` answers; `triggered`, bool
     [N], whether a gate stopped the image; `logits_single` [N, C], the answer with one weight per class, as in the
-    paper. Images that a gate stops are encoded 21 times more, where the classifier has a second look; others are
+    paper. Images that a gate stops are encoded 12 times more, where the classifier has a second look; others are
     not. The file's metadata say what `config.json` says: classes, suspected target, image size, the model's hash.
 
     Args:

@@ -30,6 +30,21 @@ def second_opinion(
     return logits.scatter(1, called[:, None], logits.amin(dim=1, keepdim=True) - 1)
 
 
+def view_consent(
+    views: torch.Tensor, clean: torch.Tensor, called: torch.Tensor, logit_scale: torch.Tensor
+) -> torch.Tensor:
+    """Mean probability [n] over all views of the class that each image is called, by the clean prompts.
+
+    Args:
+        views: Unit features [n, K, D] of other views.
+        clean: Clean class weights [D, C].
+        called: Class of each image [n].
+        logit_scale: Scalar s.
+    """
+    chances = (logit_scale * views @ clean).softmax(dim=-1).mean(dim=1)
+    return chances.gather(1, called[:, None]).squeeze(1)
+
+
 def view_votes(
     views: torch.Tensor, weights: torch.Tensor, called: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:

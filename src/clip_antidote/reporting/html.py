@@ -61,12 +61,17 @@ def how_it_answers(report: Report) -> str | None:
     gate = made.settings.gate
     names = " or ".join(f"“{name}”" for name in made.guarded)
     stopped = (
-        "21 other views of it decide" if gate.second_look else "the prompts tuned against the dummy triggers decide"
+        "other views of it decide" if gate.second_look else "the prompts tuned against the dummy triggers decide"
+    )
+    near = (
+        " What nearly passes is accepted if other views of it show that class as well."
+        if gate.second_look and gate.leeway > 0
+        else ""
     )
     return (
         f"Prompts tuned on clean images answer. An image that they call {names} has to pass a gate; what does not "
-        f"pass is never called that, and {stopped}. All other images are answered without it. A lower threshold "
-        "keeps more images of the target class and lets more triggered ones pass "
+        f"pass is never called that, and {stopped}.{near} All other images are answered without it. A lower "
+        "threshold keeps more images of the target class and lets more triggered ones pass "
         f"(PurifiedCLIP.with_threshold; here {gate.threshold:g})."
     )
 

@@ -18,7 +18,7 @@ def probabilities(features: torch.Tensor, weights: torch.Tensor, scale: float) -
 
 
 class ViewAgreement(ImageScore[NoSettings]):
-    """One less the mean probability of the target over the 21 views of the second look.
+    """One less the mean probability of the target over the views of the second look.
 
     A trigger is tied to a place, a scale or an orientation; what the image shows is not (`models.other_views`).
 
