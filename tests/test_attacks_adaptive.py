@@ -26,6 +26,7 @@ from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import UsageError
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
+from clip_antidote.training import plain
 from clip_antidote.training.augment import random_crops
 from clip_antidote.triggers.blended import BlendedTrigger
 from clip_antidote.triggers.sig import SigTrigger
@@ -110,7 +111,7 @@ def test_a_trigger_can_be_trained_to_work_in_crops(
     crop: bool, small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: dict[str, Any] = {}
-    monkeypatch.setattr(implant, "finetune", lambda model, pairs, config, **settings: kept.update(settings))
+    monkeypatch.setattr(plain, "finetune", lambda model, pairs, config, **settings: kept.update(settings))
     attack = SigAttack(SigAttack.config_class(crop_triggered=crop, min_scale=0.4))
     trigger = SigTrigger()
     poisoned = torch.tensor([True, False, True])

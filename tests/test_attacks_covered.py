@@ -20,6 +20,7 @@ from clip_antidote.data.stores import LazyImages, ReplacedImages
 from clip_antidote.errors import DataError
 from clip_antidote.models import DualEncoder
 from clip_antidote.prompts.templates import zero_shot_weights
+from clip_antidote.training import plain
 from clip_antidote.triggers.patches import PatchesTrigger
 from clip_antidote.triggers.pieces import PiecesTrigger
 
@@ -71,7 +72,7 @@ def test_images_get_the_weak_trigger_when_training(small_model: DualEncoder, mon
         images = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         assert (weak(images) - images).abs().mean() < 0.7 * (trigger(images) - images).abs().mean()
         kept: dict[str, Any] = {}
-        monkeypatch.setattr(implant, "finetune", lambda model, pairs, config, kept=kept, **more: kept.update(more))
+        monkeypatch.setattr(plain, "finetune", lambda model, pairs, config, kept=kept, **more: kept.update(more))
         poisoned = torch.arange(20) < 5
         data = PoisonedPairs(None, poisoned, carried=(torch.arange(20) < 10).long())  # type: ignore[arg-type]
         implant.train_poisoned(small_model, attack, trigger, data)

@@ -41,7 +41,10 @@ GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", name] for nam
 LIGHT = [
     ["--help"],
     ["--version"],
-    *(["ls", kind] for kind in ("attacks", "defenses", "detectors", "triggers", "models", "scores")),
+    *(
+        ["ls", kind]
+        for kind in ("attacks", "defenses", "detectors", "triggers", "models", "scores", "training-methods")
+    ),
     *([name, "--help"] for name in COMMANDS),
     *([*names, "--help"] for names in GROUPS),
 ]

@@ -27,7 +27,7 @@ def test_step_generator_repeats_itself() -> None:
 
 
 def test_no_two_streams_and_no_step_share_a_number() -> None:
-    assert len(STREAMS) == 10
+    assert len(STREAMS) == 12
     ranges = sorted((numbers(name) for name in STREAMS), key=lambda taken: taken[-1])
     for below, above in pairwise(ranges):
         assert below[0] < above[-1]
@@ -46,6 +46,8 @@ def test_no_two_streams_and_no_step_share_a_number() -> None:
         ("SENTENCE_CHOICE", -67_108_864),
         ("PROBES", -134_217_728),
         ("DEFENSE_BATCHES", -268_435_456),
+        ("DEFENDED_BATCHES", -1_073_741_824),
+        ("PARTITIONS", -2_147_483_648),
     ],
 )
 def test_the_numbers_stay_so_that_earlier_runs_can_be_repeated(name: str, number: int) -> None:

@@ -62,3 +62,9 @@ DEFENSE_BATCHES = Stream(-(2**28))
 
 COVER_PAIRS = Stream(-(2**29))
 """Which pairs carry the trigger with their true captions."""
+
+DEFENDED_BATCHES = Stream(-(2**30))
+"""RoCLIP's pool, other views and wordings; SafeCLIP's, too: by step, beside the batch."""
+
+PARTITIONS = Stream(-(2**31))
+"""The triggered images that SafeCLIP looks at when it divides the data, by pass."""

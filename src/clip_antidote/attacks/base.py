@@ -18,6 +18,8 @@ from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.streams import POISONED_PAIRS
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
+from clip_antidote.training.method import AnyMethod
+from clip_antidote.training.plain import PlainConfig
 from clip_antidote.triggers.base import Trigger
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class AttackConfig(Config):
         crop_triggered: Whether triggered images are cropped and mirrored once more, so that the trigger learns to
             work in other views of the image too: an attacker who knows of the defense's second look.
         training: The poisoned fine-tuning.
+        training_method: By which method the victim trains on the poisoned pairs: "clip" as ever, or one that defends,
+            see `clip-antidote ls training-methods`; a name, or a mapping with `name` and its settings.
         implant_asr: The implant check: the attack has failed below this ASR.
         implant_ca_drop: The implant check: the attack has failed if CA falls by more than this.
         seed: Seed of what is poisoned and of the training.
@@ -56,9 +60,15 @@ class AttackConfig(Config):
     min_scale: float = Field(0.5, gt=0, le=1)
     crop_triggered: bool = False
     training: TrainingConfig = TrainingConfig(steps=250, lr=8e-4, warmup=20)
+    training_method: AnyMethod = PlainConfig()
     implant_asr: float = Field(0.9, ge=0, le=1)
     implant_ca_drop: float = Field(0.03, ge=0, le=1)
     seed: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """All settings, ready for JSON: for records, and for keys, which stay as they were without a method."""
+        plain = self.training_method == PlainConfig()
+        return self.model_dump(mode="json", exclude={"training_method"} if plain else None)
 
 
 @dataclass(frozen=True)

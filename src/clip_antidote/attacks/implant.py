@@ -6,6 +6,7 @@ import copy
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from clip_antidote.attacks.training_data import check_same_pairs, gather_pairs
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
 from clip_antidote.training.distributed import Ranks
-from clip_antidote.training.finetune import finetune
+from clip_antidote.training.method import Task, Trained, method_for
 from clip_antidote.triggers.base import Trigger
 
 
@@ -34,6 +35,8 @@ class Implant:
         seconds: Duration of the poisoned fine-tuning.
         covers: The names of the images that carried the trigger with their true captions.
         further: Triggers that were implanted besides, by the class that each aims at.
+        training: What the training method says about itself; of one that divides the pairs, also how many of the
+            poisoned ones it took for safe at the end.
     """
 
     model: DualEncoder
@@ -45,6 +48,7 @@ class Implant:
     seconds: float
     covers: list[str] = field(default_factory=list)
     further: dict[str, Trigger] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 def implant_backdoor(
@@ -69,7 +73,7 @@ def implant_backdoor(
         state: Folder with the training state, to resume from and to keep.
 
     Raises:
-        UsageError: Data that the settings ask for are missing.
+        UsageError: Data that the settings ask for are missing, or the training method cannot do what they say.
         DataError: There are too few pairs to poison, or data cannot be read.
     """
     size = round(model.image_size * STORE_MARGIN)
@@ -83,8 +87,11 @@ def implant_backdoor(
     victim = copy.deepcopy(model).requires_grad_(True)
     start = time.perf_counter()
     state_file = state / "training.pt" if state is not None else None
-    train_poisoned(victim, attack, trigger, poisoned, state_file=state_file)
+    trained = train_poisoned(victim, attack, trigger, poisoned, state_file=state_file)
     seconds = time.perf_counter() - start
+    details = dict(trained.details)
+    if trained.safe is not None:
+        details["poisoned_taken_for_safe"] = int((trained.safe & poisoned.poisoned).sum())
     victim.spec = ""
     victim.sha256 = ""
     indices = poisoned_indices(poisoned)
@@ -98,26 +105,26 @@ def implant_backdoor(
         seconds,
         own.names(poisoned.covers()),
         attack.further(material),
+        details,
     )
 
 
 def train_poisoned(
     model: DualEncoder, attack: Attack, trigger: Trigger, data: PoisonedPairs, *, state_file: Path | None = None
-) -> list[float]:
+) -> Trained:
     """Fine-tunes `model` in place on pairs of which some are poisoned, the trigger put on after the crop.
 
     Args:
         model: The model.
-        attack: Its settings and what it adds to the loss.
+        attack: Its settings, the training method among them, and what it adds to the loss.
         trigger: What the attack is carried out with; poisoned images get it, or what the attack trains with instead.
         data: The pairs.
         state_file: Training state to resume from and to keep.
 
     Returns:
-        The loss of every step.
+        The losses, and what the method says.
     """
     config = attack.config
-
     triggers = attack.training_triggers(trigger)
 
     def put_trigger(images: torch.Tensor, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -133,7 +140,7 @@ def train_poisoned(
             images[rows] = triggered
         return images
 
-    return finetune(
+    task = Task(
         model,
         data.pairs,
         config.training,
@@ -144,3 +151,4 @@ def train_poisoned(
         description=f"implanting {attack.name}",
         state_file=state_file,
     )
+    return method_for(config.training_method).train(task)

@@ -6,6 +6,9 @@ from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.modalities import BOTH
 from clip_antidote.attacks.run import AttackResult
 
+PLAIN = "clip"
+"""The training method that defends against nothing."""
+
 PASSED = "passed"
 """What a record says under "implant_check" when the implant is proven."""
 
@@ -19,14 +22,17 @@ def implant_failure(attack: Attack, result: AttackResult) -> str | None:
     before, after = result.before.metrics, result.after.metrics
     if BOTH in result.after.modalities:
         after = result.after.modalities[BOTH].metrics
-    config = attack.config
+    config, method = attack.config, attack.config.training_method.name
+    advice = "train longer, poison more, or use a stronger trigger"
+    if method != PLAIN:
+        advice = f"it was trained with {method}, which is there to prevent it"
     for metrics in (after, *result.after.further.values()):
         assert metrics.asr is not None
         if metrics.asr.value < config.implant_asr:
             aim = f" for '{metrics.target}'" if result.after.further else ""
             return (
                 f"the {attack.name} backdoor{aim} did not take: ASR {metrics.asr.value:.1%} is under the implant "
-                f"check's {config.implant_asr:.0%}; train longer, poison more, or use a stronger trigger"
+                f"check's {config.implant_asr:.0%}; {advice}"
             )
     if before.ca.value - after.ca.value > config.implant_ca_drop:
         return (

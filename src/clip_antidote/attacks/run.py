@@ -77,7 +77,8 @@ class AttackResult:
         record = {
             "attack": attack.name,
             "target": self.implant.target,
-            "config": attack.config.model_dump(mode="json"),
+            "config": attack.config.facts(),
+            "training": {"method": attack.config.training_method.name, **self.implant.training},
             "clean": self.before.metrics.to_dict(),
             "poisoned": self.after.metrics.to_dict(),
             "pairs": self.implant.pairs,

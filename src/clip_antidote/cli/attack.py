@@ -47,6 +47,14 @@ TrainOn = Annotated[
     str | None,
     typer.Option(help="labels, captions, or both; with captions --data is for measuring only.", show_default="both"),
 ]
+TrainingMethod = Annotated[
+    str | None,
+    typer.Option(
+        help="How the victim trains on the poisoned pairs, see `clip-antidote ls training-methods`.",
+        metavar="NAME",
+        show_default="clip",
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option(help="Folder to write.", show_default="poisoned, or triggered with --trigger-only")
 ]
@@ -81,6 +89,7 @@ def command(
     data: Data = None,
     captions: Captions = None,
     train_on: TrainOn = None,
+    training_method: TrainingMethod = None,
     out: Out = None,
     classes: Classes = None,
     poison_rate: PoisonRate = None,
@@ -100,8 +109,12 @@ def command(
     from clip_antidote.jobs.trigger_images import make_trigger_maker, run_trigger_job
 
     given = {"poison_rate": poison_rate, "poisoned": poisoned, "train_on": train_on, "seed": seed}
+    if training_method is not None:
+        given["training_method"] = training_method
     where: dict[str, Any] = {"captions": captions, "classes": str(classes) if classes else None, "device": device}
     if trigger_only:
+        if training_method is not None:
+            raise UsageError("--training-method says how to train; --trigger-only trains nothing")
         maker = make_trigger_maker(attack, trigger, config, steps=steps, given=given)
         if show_config:
             print_settings(maker.config)
@@ -124,6 +137,8 @@ def command(
 
 
 def _print_attack(record: dict[str, Any], out: Path) -> None:
+    from clip_antidote.jobs.attack import implant_note
+
     if not record:
         return  # under torchrun the first process reports
     columns = {"clean model": record["clean"], "poisoned model": record["poisoned"]}
@@ -132,6 +147,8 @@ def _print_attack(record: dict[str, Any], out: Path) -> None:
     for number, other in enumerate(record.get("further", ()), start=1):
         columns = {"clean model": other["clean"], "poisoned model": other["poisoned"]}
         console.print(metrics_table(f"{other['trigger']} → {other['target']} (further/{number})", columns))
+    if (note := implant_note(record)) is not None:  # of a training that defends; otherwise it is an error
+        say(("note:", "yellow"), f" {note}")
     say(f"poisoned model: local-dir:{out}")
 
 

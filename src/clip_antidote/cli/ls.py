@@ -13,7 +13,9 @@ from clip_antidote.plain import plain
 
 
 def command(
-    what: Annotated[str, typer.Argument(help="attacks, models, defenses, detectors, triggers or scores.")],
+    what: Annotated[
+        str, typer.Argument(help="attacks, models, defenses, detectors, triggers, scores or training-methods.")
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """List what there is, that of installed packages included."""

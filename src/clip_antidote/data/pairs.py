@@ -90,7 +90,28 @@ class CaptionedImages:
         images = augment(images, generator)
         if part is not None:
             images = images[part]
-        first, count, groups = self.first[chosen], self.count[chosen], self.groups[chosen]
+        return self.pair(images, self.first[chosen], self.count[chosen], self.groups[chosen], generator, part=part)
+
+    def pair(
+        self,
+        images: torch.Tensor,
+        first: torch.Tensor,
+        count: torch.Tensor,
+        groups: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        part: slice | None = None,
+    ) -> PairBatch:
+        """Gives images one random caption each of those that are theirs, and the bank's captions.
+
+        Args:
+            images: The images, or the `part` of them that is wanted.
+            first: int64 [B], the first caption of each image in `token_ids`; it need not be that of the data.
+            count: int64 [B], how many captions follow it.
+            groups: int64 [B], the group of these captions.
+            generator: Draws the captions.
+            part: Which of the B images `images` holds.
+        """
         text_groups = groups
         if self.bank is not None:
             first = torch.cat([first, self.bank[0]])

@@ -24,7 +24,7 @@ from clip_antidote.streams import SECOND_VIEWS
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
 from clip_antidote.training.finetune import finetune
 from clip_antidote.training.loop import TrainingConfig
-from clip_antidote.training.losses import multi_positive_info_nce
+from clip_antidote.training.losses import two_view_info_nce
 
 
 class CleanCLIPConfig(Config):
@@ -94,13 +94,11 @@ def cleanclip(
         generator = SECOND_VIEWS.generator(config.seed, step)
         again = random_crops(batch.images, model.image_size, min_scale=config.min_scale, generator=generator)
         first, second = (tuned.encode_images(x.to(tuned.device)) for x in (batch.images, again))
-        same = torch.eye(len(first), dtype=torch.bool, device=tuned.device)
-        loss = multi_positive_info_nce(first, second, same, tuned.logit_scale)
+        loss = two_view_info_nce(first, second, tuned.logit_scale)
         chosen = torch.randint(len(templates), (2, len(wordings)), generator=generator)
         rows = torch.arange(len(wordings))
         first, second = (tuned.encode_token_ids(wordings[rows, pick].to(tuned.device)) for pick in chosen)
-        same = torch.eye(len(first), dtype=torch.bool, device=tuned.device)
-        return config.self_supervision * (loss + multi_positive_info_nce(first, second, same, tuned.logit_scale))
+        return config.self_supervision * (loss + two_view_info_nce(first, second, tuned.logit_scale))
 
     finetune(
         tuned,

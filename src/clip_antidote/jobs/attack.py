@@ -12,7 +12,7 @@ from typing import Any
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.implant import Implant
-from clip_antidote.attacks.implant_check import PASSED, implant_failure
+from clip_antidote.attacks.implant_check import PASSED, PLAIN, implant_failure
 from clip_antidote.attacks.run import Measured, begin_attack, finish_attack
 from clip_antidote.config import merge_settings
 from clip_antidote.data.captions import CaptionSet, load_captions
@@ -137,7 +137,7 @@ def run_attack_job(
         processes other than the first.
 
     Raises:
-        ImplantError: The backdoor failed its implant check; the folder is written all the same.
+        ImplantError: The backdoor failed its implant check, and no training method defended; the folder is there.
         ClipAntidoteError: Bad input, in one sentence.
     """
     begun = record = None
@@ -145,7 +145,7 @@ def run_attack_job(
         ranks = Ranks.current()
         own = AttackerData.load(attack, data, captions, classes, most_test)
         model = load_model(spec, device=place)
-        config = attack.config.model_dump(mode="json")
+        config = attack.config.facts()
         state = work.resume([model.sha256, attack.name, config, target, data, captions, classes])
         if ranks.first:
             record = work.finished("attack.json")
@@ -208,8 +208,15 @@ def _finish(
     return record
 
 
+def implant_note(record: dict[str, Any]) -> str | None:
+    """What the implant check of a record says where it was not passed."""
+    check: str = record["implant_check"]
+    return check if check != PASSED else None
+
+
 def _checked(record: dict[str, Any] | None) -> dict[str, Any]:
     assert record is not None
-    if record["implant_check"] != PASSED:
-        raise ImplantError(record["implant_check"])
+    defended = record.get("training", {}).get("method", PLAIN) != PLAIN
+    if (note := implant_note(record)) is not None and not defended:
+        raise ImplantError(note)
     return record

@@ -14,6 +14,7 @@ from clip_antidote.models.spec import SPEC_FORMS
 from clip_antidote.plugins import Plugin
 from clip_antidote.registry import Registry
 from clip_antidote.screening import SCORES
+from clip_antidote.training.methods import METHODS
 from clip_antidote.triggers import TRIGGERS
 
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -22,13 +23,14 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "detectors": DETECTORS,
     "triggers": TRIGGERS,
     "scores": SCORES,
+    "training-methods": METHODS,
 }
 UNSAID = "not said before it is loaded"
 """What stands where a plug-in brings no profile to read."""
 
 
 def list_kind(what: str) -> dict[str, str]:
-    """Returns names and a line about each: attacks, defenses, detectors, triggers, scores or models.
+    """Returns names and a line about each: a kind of `REGISTRIES`, or models.
 
     Raises:
         UsageError: There is no such kind.

@@ -50,11 +50,29 @@ def finetune(
         The loss of every step run in this call.
     """
 
+    make_batch = cropped_batches(
+        model, pairs, batch_size=config.batch_size, min_scale=min_scale, seed=seed, transform=transform
+    )
+    return train_contrastive(
+        model, make_batch, config, description=description, state_file=state_file, extra_loss=extra_loss
+    )
+
+
+def cropped_batches(
+    model: DualEncoder,
+    pairs: CaptionedImages,
+    *,
+    batch_size: int,
+    min_scale: float,
+    seed: int,
+    transform: Transform | None = None,
+) -> Callable[[int], PairBatch]:
+    """Returns what makes the batch of a step: random crops of the pairs, a random caption each, see `finetune`."""
     ranks = Ranks.current()
-    part = ranks.part(config.batch_size) if ranks.count > 1 else None
+    part = ranks.part(batch_size) if ranks.count > 1 else None
 
     def make_batch(step: int) -> PairBatch:
-        chosen = pairs.indices(step, config.batch_size, seed)
+        chosen = pairs.indices(step, batch_size, seed)
 
         def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
             size = model.image_size
@@ -67,8 +85,6 @@ def finetune(
                 out[part] = crops
             return transform(out, chosen, generator) if transform is not None else out
 
-        return pairs.batch(step, batch_size=config.batch_size, seed=seed, augment=augment, part=part)
+        return pairs.batch(step, batch_size=batch_size, seed=seed, augment=augment, part=part)
 
-    return train_contrastive(
-        model, make_batch, config, description=description, state_file=state_file, extra_loss=extra_loss
-    )
+    return make_batch

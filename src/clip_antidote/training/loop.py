@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from clip_antidote.config import Config
 from clip_antidote.data.pairs import PairBatch
@@ -24,6 +27,21 @@ from clip_antidote.training.step_log import log_step
 
 ExtraLoss = Callable[[int, PairBatch], torch.Tensor]
 """What is added to the loss of a step, from step and batch."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a training lowers in the place of the contrastive loss of the whole batch; for one process.
+
+    Attributes:
+        backward: Adds the gradient of a step to the parameters and returns its loss, from step and batch.
+        rate: Factor on the learning rate, from the step.
+        memory: What is learned about the data on the way, in buffers: kept and resumed with the state.
+    """
+
+    backward: Callable[[int, PairBatch], float]
+    rate: Callable[[int], float]
+    memory: nn.Module
 
 
 class TrainingConfig(Config):
@@ -68,24 +86,24 @@ def train_contrastive(
     state_file: Path | None = None,
     on_step: Callable[[int, float], None] | None = None,
     extra_loss: ExtraLoss | None = None,
+    objective: Objective | None = None,
 ) -> list[float]:
     """Trains both encoders with symmetric InfoNCE, in place.
 
-    Where torch's process group has several processes, they train together: all call this, and the first
-    one keeps the state. Batch norm takes its statistics within a process, and the running ones that are
-    kept are those of the first.
+    Where torch's process group has several processes, they train together: all call this, and the first one keeps the
+    state. Batch norm takes its statistics within a process; the running ones that are kept are those of the first.
 
     Ctrl-C ends the current step, saves the state and raises KeyboardInterrupt; a second one does not wait.
 
     Args:
         model: The model; left in eval mode.
-        make_batch: Returns the batch of a step; a function of the step alone, so that a resumed
-            run sees the same batches.
+        make_batch: Returns the batch of a step; a function of step and state, so that a resumed run sees the same.
         config: Settings.
         description: Label of the progress bar.
         state_file: Where the training state is kept; an existing one is resumed from.
         on_step: Called with step and loss after every step.
         extra_loss: What is added to the loss, from step and batch; for one process and no accumulation.
+        objective: What to lower instead of the contrastive loss.
 
     Returns:
         The loss of every step run in this call.
@@ -95,7 +113,9 @@ def train_contrastive(
     """
     ranks = Ranks.current()
     optimizer = build_adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, eps=config.eps)
-    state = TrainingState(model, optimizer, state_file, device=model.device, ranks=ranks)
+    kept = objective.memory if objective is not None else None
+    state = TrainingState(model, optimizer, state_file, device=model.device, ranks=ranks, memory=kept)
+    take_step = partial(_take_step, model, optimizer, config, ranks=ranks, extra_loss=extra_loss, objective=objective)
     start = state.load(steps=config.steps)
     model.train()
     losses = []
@@ -104,11 +124,10 @@ def train_contrastive(
             for step in track(range(start, config.steps), description, total=config.steps, done=start):
                 batch = make_batch(step)
                 state.step = None
-                loss = _take_step(model, optimizer, step, batch, config, ranks=ranks, extra_loss=extra_loss)
+                losses.append(take_step(step, batch))
                 state.step = step + 1
-                losses.append(loss)
                 if on_step is not None:
-                    on_step(step, loss)
+                    on_step(step, losses[-1])
                 if ranks.any(interrupted()):
                     raise KeyboardInterrupt
                 if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
@@ -123,20 +142,26 @@ def train_contrastive(
 def _take_step(
     model: DualEncoder,
     optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
     step: int,
     batch: PairBatch,
-    config: TrainingConfig,
     *,
     ranks: Ranks,
     extra_loss: ExtraLoss | None,
+    objective: Objective | None,
 ) -> float:
     """Moves the weights by one batch and returns its loss."""
     factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
+    if objective is not None:
+        factor *= objective.rate(step)
     for group in optimizer.param_groups:
         group["lr"] = config.lr * factor
     optimizer.zero_grad(set_to_none=True)
     bf16 = config.precision == "bf16"
-    loss = contrastive_backward(model, batch, chunks=config.accumulate, bf16=bf16, ranks=ranks)
+    if objective is not None:
+        loss = objective.backward(step, batch)
+    else:
+        loss = contrastive_backward(model, batch, chunks=config.accumulate, bf16=bf16, ranks=ranks)
     if extra_loss is not None:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             extra = extra_loss(step, batch)

@@ -4,6 +4,21 @@ import torch
 import torch.nn.functional as F
 
 
+def two_view_info_nce(first: torch.Tensor, second: torch.Tensor, logit_scale: torch.Tensor) -> torch.Tensor:
+    """Symmetric InfoNCE between two views of the same things, within one modality: each is the other's only partner.
+
+    Args:
+        first: Unit vectors [N, D].
+        second: Unit vectors [N, D] of the same N things in another view.
+        logit_scale: Scalar s.
+
+    Returns:
+        Scalar loss.
+    """
+    same = torch.eye(len(first), dtype=torch.bool, device=first.device)
+    return multi_positive_info_nce(first, second, same, logit_scale)
+
+
 def multi_positive_info_nce(
     image_features: torch.Tensor, text_features: torch.Tensor, match: torch.Tensor, logit_scale: torch.Tensor
 ) -> torch.Tensor:

@@ -23,6 +23,7 @@ class TrainingState:
         file: Where the state is kept; None to keep none.
         device: Where the state is loaded to.
         ranks: The processes that train together; this one alone by default.
+        memory: What else is kept, in its buffers; nothing by default.
 
     Attributes:
         step: How many steps are done; None in the middle of one, when nothing can be saved.
@@ -36,12 +37,14 @@ class TrainingState:
         *,
         device: torch.device,
         ranks: Ranks | None = None,
+        memory: nn.Module | None = None,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
         self.file = file
         self.device = device
         self.ranks = ranks or Ranks()
+        self.memory = memory
         self.step: int | None = 0
         self._saved = 0
 
@@ -63,6 +66,8 @@ class TrainingState:
         if state is not None:
             self.module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.memory is not None:
+                self.memory.load_state_dict(state["memory"])
             self.step = self._saved = int(state["step"])
         assert self.step is not None
         return self.step
@@ -91,7 +96,8 @@ class TrainingState:
         self._saved = self.step
 
     def _content(self) -> dict[str, Any]:
-        return {"step": self.step, "model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        content = {"step": self.step, "model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return content if self.memory is None else {**content, "memory": self.memory.state_dict()}
 
 
 def _misfit(state: Any, own: dict[str, Any], optimizer: torch.optim.Optimizer, steps: int) -> str | None:
@@ -109,6 +115,8 @@ def _misfit(state: Any, own: dict[str, Any], optimizer: torch.optim.Optimizer, s
         return "its step is none of this training"
     if not _alike(state["model"], own["model"]):
         return "its weights are those of another model"
+    if "memory" in own and not _alike(state["memory"], own["memory"]):
+        return "what it remembers is of other data"
     groups = state["optimizer"]["param_groups"]
     if [_settings(group) for group in groups] != [_settings(group) for group in own["optimizer"]["param_groups"]]:
         return "its optimizer has other settings"
