@@ -12,17 +12,28 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.mixture import GaussianMixture
 
 from clip_antidote.attacks.base import AttackConfig
+from clip_antidote.attacks.clean_data import CleanData
+from clip_antidote.attacks.implant import implant_backdoor
+from clip_antidote.attacks.run import measure_under_trigger
+from clip_antidote.attacks.trigger_making import prepare_trigger
 from clip_antidote.config import Config
+from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages, PairBatch
 from clip_antidote.errors import UsageError
+from clip_antidote.evaluation.metrics import Metrics
+from clip_antidote.jobs.attack import make_attack_from
+from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
-from clip_antidote.training import safeclip
+from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
+from clip_antidote.training import roclip, safeclip
 from clip_antidote.training.distributed import Ranks
 from clip_antidote.training.gradients import contrastive_backward
 from clip_antidote.training.loop import TrainingConfig
+from clip_antidote.training.losses import multi_positive_info_nce
 from clip_antidote.training.method import MethodConfig, Task, method_for, read_method
 from clip_antidote.training.methods import METHODS
 from clip_antidote.training.mixture import LEAST_VARIANCE, fit_mixture
@@ -61,20 +72,17 @@ class Lookup:
     """Stands for a model: the feature of an image is its first two pixels, that of a text its first two tokens."""
 
     device = torch.device("cpu")
+    logit_scale = torch.tensor(1.0, requires_grad=True)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         yield
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.normalize(images[:, 0, 0, :2], dim=1)
+        return F.normalize(images[:, 0, 0, :2], dim=1)
 
     def encode_token_ids(self, token_ids: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.normalize(token_ids[:, :2].float(), dim=1)
-
-
-def two_pixels(*rows: tuple[float, float]) -> torch.Tensor:
-    return torch.tensor(rows).view(-1, 1, 1, 2).expand(-1, 3, 2, 2)
+        return F.normalize(token_ids[:, :2].float(), dim=1)
 
 
 # RoCLIP
@@ -82,12 +90,12 @@ def two_pixels(*rows: tuple[float, float]) -> torch.Tensor:
 
 def test_images_are_matched_with_the_nearest_caption_of_the_pool() -> None:
     pool = torch.tensor([[4, 0], [3, 4], [0, 2], [3, 4]])
-    images = two_pixels((0.9, 0.1), (0.3, 0.5), (0.1, 0.8), (0.5, 0.6))
+    features = F.normalize(torch.tensor([[0.9, 0.1], [0.3, 0.5], [0.1, 0.8], [0.5, 0.6]]), dim=1)
     # cosines of the second image: 0.51, 0.99, 0.86; a caption that is there twice counts as its first
-    assert nearest_captions(Lookup(), images, pool).tolist() == [0, 1, 2, 1]  # type: ignore[arg-type]
+    assert nearest_captions(Lookup(), features, pool).tolist() == [0, 1, 2, 1]  # type: ignore[arg-type]
 
 
-def test_a_matched_image_takes_caption_and_group_over_and_leaves_its_own() -> None:
+def test_a_matched_image_takes_caption_and_group_over_and_leaves_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = CaptionedImages(
         images=torch.zeros(3, 3, 2, 2, dtype=torch.uint8),
         token_ids=torch.tensor([[4, 0], [0, 2], [3, 4], [5, 1]]),
@@ -96,31 +104,47 @@ def test_a_matched_image_takes_caption_and_group_over_and_leaves_its_own() -> No
         groups=torch.tensor([7, 8, 9]),
         bank=(torch.tensor([3]), torch.tensor([1]), torch.tensor([7])),
     )
-    method = RoCLIP(RoCLIPConfig(min_pool=3))
-    images = two_pixels((0.1, 0.9), (0.2, 0.9), (0.9, 0.0))
-    generator = torch.Generator().manual_seed(0)
-    batch = method.matched(Lookup(), pairs, images, "fp32", generator)  # type: ignore[arg-type]
-    assert batch.token_ids.tolist() == [[4, 0], [0, 2], [5, 1]], "the third caption is nobody's nearest"
+    images = torch.tensor([(0.1, 0.9), (0.2, 0.9), (0.9, 0.0)]).view(-1, 1, 1, 2).expand(-1, 3, 2, 2)
+    seen: list[torch.Tensor] = []
+
+    def keep(features: torch.Tensor, texts: torch.Tensor, match: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        seen.extend([texts, match])
+        return multi_positive_info_nce(features, texts, match, scale)
+
+    monkeypatch.setattr(roclip, "multi_positive_info_nce", keep)
+    method, generator = RoCLIP(RoCLIPConfig(min_pool=3, rewording=0.0)), torch.Generator().manual_seed(0)
+    method.learn_pool(Lookup(), pairs, images, "fp32", generator)  # type: ignore[arg-type]
+    texts, match = seen
+    wanted = F.normalize(torch.tensor([[4.0, 0], [0, 2], [5, 1]]), dim=1)
+    torch.testing.assert_close(texts, wanted, msg="the caption (3, 4) is nobody's nearest")
     # the bank's caption is of group 7, as is the caption of the third image
-    assert batch.match.tolist() == [[False, True, False], [False, True, False], [True, False, True]]
+    assert match.tolist() == [[False, True, False], [False, True, False], [True, False, True]]
+
+
+def test_only_the_image_encoder_learns_from_the_pool(small_model: OpenCLIPEncoder) -> None:
+    small_model.train()
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    RoCLIP().learn_pool(small_model, toy_pairs(small_model), images, "fp32", torch.Generator().manual_seed(0))
+    moved = {name for name, parameter in small_model.named_parameters() if parameter.grad is not None}
+    assert moved == {name for name, _ in small_model.named_parameters() if ".visual." in name or "scale" in name}
+    assert small_model.training
 
 
 def test_every_kth_pass_is_matched(small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    whole = CaptionedImages.batch
     matched: set[int] = set()
+    batch, learn_pool = CaptionedImages.batch, RoCLIP.learn_pool
 
-    def batch(self: CaptionedImages, step: int, **more: Any) -> PairBatch:
+    def watch_batch(self: CaptionedImages, step: int, **more: Any) -> PairBatch:
         made.append(step)
-        return whole(self, step, **more)
+        return batch(self, step, **more)
 
-    def spy(self: RoCLIP, model: Any, pairs: Any, images: torch.Tensor, *more: Any) -> PairBatch:
+    def watch_pool(self: RoCLIP, *given: Any) -> float:
         matched.add(made[-1])
-        return original(self, model, pairs, images, *more)
+        return learn_pool(self, *given)
 
-    original = RoCLIP.matched
-    monkeypatch.setattr(CaptionedImages, "batch", batch)
-    monkeypatch.setattr(RoCLIP, "matched", spy)
+    monkeypatch.setattr(CaptionedImages, "batch", watch_batch)
+    monkeypatch.setattr(RoCLIP, "learn_pool", watch_pool)
     trained = RoCLIP(RoCLIPConfig(every=2)).train(task_for(small_model))  # three steps are a pass
     assert matched == {3, 4, 5}
     assert trained.details == {"passes": 3, "matched_passes": 1}
@@ -310,14 +334,11 @@ def test_what_a_defense_cannot_do_is_said(
     method, task = method_for(read_method(settings)), task_for(small_model)
     with pytest.raises(UsageError, match="this attack adds to the loss, so its attacker controls the training"):
         method.train(replace(task, extra_loss=lambda step, batch: torch.zeros(())))
+    with pytest.raises(UsageError, match="leave accumulate at 1"):
+        method.train(task_for(small_model, accumulate=2))
     monkeypatch.setattr(Ranks, "current", classmethod(lambda cls: Ranks(0, 2)))
     with pytest.raises(UsageError, match=f"'{settings['name']}' works in one process; start it without torchrun"):
         method.train(task)
-
-
-def test_accumulation_is_refused_where_a_batch_is_divided(small_model: DualEncoder) -> None:
-    with pytest.raises(UsageError, match="leave accumulate at 1"):
-        SafeCLIP().train(task_for(small_model, accumulate=2))
 
 
 # Settings and records
@@ -379,3 +400,30 @@ def test_the_command_says_by_which_method_a_model_was_trained(
     refused = cli("attack", "--trigger-only", "--data", problem, "--training-method", "roclip")
     assert refused.status == 4
     assert "--trigger-only trains nothing" in refused.err
+
+
+# What it is for
+
+
+def test_safeclip_keeps_a_backdoor_out_that_plain_training_takes_in(
+    tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages
+) -> None:
+    """The same poisoned pairs and steps; the patch is large, so that few steps are enough to implant it."""
+    shots, test = train_images.sample_shots(16, seed=0), test_images.at_most(100)
+    training = {"steps": 20, "batch_size": 40, "lr": 1e-3, "warmup": 4, "precision": "fp32"}
+    trained: dict[str, tuple[Metrics, dict[str, Any]]] = {}
+    for method in ("clip", {"name": "safeclip", "warmup": 0, "slow": 0, "min_scale": 0.8, "jitter": 0.2}):
+        settings = {"poison_rate": 0.3, "trigger": {"patch": 80}, "training": training, "training_method": method}
+        attack = make_attack_from("badnet", settings)
+        data = CleanData.gather(attack.config, shots, None, classes=test.classes, target=TARGET)
+        trigger, material = prepare_trigger(tiny, attack, data)
+        implant = implant_backdoor(tiny, attack, trigger, material, data)
+        metrics = measure_under_trigger(implant.model, test, trigger, TARGET).metrics
+        trained[attack.config.training_method.name] = metrics, implant.training
+    (plain, _), (defended, found) = trained["clip"], trained["safeclip"]
+    assert plain.asr is not None
+    assert defended.asr is not None
+    assert plain.asr.value > 0.8
+    assert defended.asr.value < 0.2
+    assert defended.ca.value > plain.ca.value - 0.15
+    assert found["poisoned_taken_for_safe"] < 0.2 * 48

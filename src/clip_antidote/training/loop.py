@@ -35,13 +35,13 @@ class Objective:
 
     Attributes:
         backward: Adds the gradient of a step to the parameters and returns its loss, from step and batch.
-        rate: Factor on the learning rate, from the step.
+        rate: Factor on the learning rate, from the step; 1 by default.
         memory: What is learned about the data on the way, in buffers: kept and resumed with the state.
     """
 
     backward: Callable[[int, PairBatch], float]
-    rate: Callable[[int], float]
-    memory: nn.Module
+    rate: Callable[[int], float] | None = None
+    memory: nn.Module | None = None
 
 
 class TrainingConfig(Config):
@@ -152,7 +152,7 @@ def _take_step(
 ) -> float:
     """Moves the weights by one batch and returns its loss."""
     factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
-    if objective is not None:
+    if objective is not None and objective.rate is not None:
         factor *= objective.rate(step)
     for group in optimizer.param_groups:
         group["lr"] = config.lr * factor

@@ -102,7 +102,7 @@ class Task:
         )
 
     def passes(self, steps: int) -> int:
-        """How many whole passes over the data so many steps are."""
+        """How many whole passes over the data so many steps are: the number, from 0, of the pass a step begins in."""
         return steps * self.config.batch_size // len(self.pairs)
 
 
@@ -147,10 +147,12 @@ def require_alone(name: str, task: Task) -> None:
     """Refuses what a method that defends cannot do.
 
     Raises:
-        UsageError: Several processes train together, or an attacker adds to the loss.
+        UsageError: Several processes train together, batches are accumulated, or an attacker adds to the loss.
     """
     if Ranks.current().count > 1:
         raise UsageError(f"the training method '{name}' works in one process; start it without torchrun")
+    if task.config.accumulate > 1:
+        raise UsageError(f"the training method '{name}' takes a batch as a whole; leave accumulate at 1")
     if task.extra_loss is not None:
         raise UsageError(
             f"this attack adds to the loss, so its attacker controls the training; the training method '{name}' "

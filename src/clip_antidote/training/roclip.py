@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,7 +11,9 @@ from clip_antidote.data.pairs import CaptionedImages, PairBatch
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.encoding import autocast
 from clip_antidote.streams import DEFENDED_BATCHES
-from clip_antidote.training.loop import train_contrastive
+from clip_antidote.training.gradients import contrastive_backward
+from clip_antidote.training.loop import Objective, train_contrastive
+from clip_antidote.training.losses import multi_positive_info_nce
 from clip_antidote.training.method import DefendedConfig, Method, Task, Trained, other_view, require_alone
 from clip_antidote.training.wording import reworded
 
@@ -38,12 +39,12 @@ class RoCLIP(Method):
 
     A poisoned image is tied to its caption by nothing but that pair. In every K-th pass images therefore learn the
     most similar caption of a random pool instead of their own, which tears such ties; the other passes are plain
-    training, and images and captions are augmented in all of them.
+    training, and images and captions are augmented in all of them. In matched passes the features of the captions are
+    fixed, as in the authors' release: only the image encoder learns.
 
-    Other than in the authors' release, the pool is drawn anew for every step and encoded by the present model, where
-    the release keeps the features of the last batches; so nothing has to be kept to go on after a stop, and the text
-    encoder learns in matched passes too. An image takes over the group of its caption: two images that are matched
-    with one caption are no negatives of each other.
+    Other than there, the pool is drawn anew for every step and encoded by the present model, where the release keeps
+    the features of the last batches; so nothing has to be kept to go on after a stop. An image takes over the group
+    of its caption: two images that are matched with captions of one meaning are no negatives of each other.
     """
 
     config_class = RoCLIPConfig
@@ -51,37 +52,68 @@ class RoCLIP(Method):
     def train(self, task: Task) -> Trained:
         config: RoCLIPConfig = self.config
         require_alone(config.name, task)
-        make, last = task.batches(), task.passes(task.config.steps - 1) + 1
+        make, passes = task.batches(), task.passes(task.config.steps - 1) + 1
 
-        def batch(step: int) -> PairBatch:
+        def backward(step: int, batch: PairBatch) -> float:
             generator = DEFENDED_BATCHES.generator(task.seed, step)
-            out = make(step)
-            out = replace(out, images=other_view(out.images, config, generator))
+            images, bf16 = other_view(batch.images, config, generator), task.config.precision == "bf16"
             if (task.passes(step) + 1) % config.every == 0:
-                out = self.matched(task.model, task.pairs, out.images, task.config.precision, generator)
-            return replace(out, token_ids=reworded(out.token_ids, share=config.rewording, generator=generator))
+                return self.learn_pool(task.model, task.pairs, images, task.config.precision, generator)
+            token_ids = reworded(batch.token_ids, share=config.rewording, generator=generator)
+            return contrastive_backward(task.model, PairBatch(images, token_ids, batch.match), bf16=bf16)
 
         losses = train_contrastive(
-            task.model, batch, task.config, description=task.description, state_file=task.state_file
+            task.model,
+            make,
+            task.config,
+            description=task.description,
+            state_file=task.state_file,
+            objective=Objective(backward),
         )
-        return Trained(losses, {"passes": last, "matched_passes": last // config.every})
+        return Trained(losses, {"passes": passes, "matched_passes": passes // config.every})
 
-    def matched(
+    def learn_pool(
         self,
         model: DualEncoder,
         pairs: CaptionedImages,
         images: torch.Tensor,
         precision: str,
         generator: torch.Generator,
-    ) -> PairBatch:
-        """Gives images [B, 3, S, S] in [0, 1] the captions of a fresh pool that are nearest to them."""
+    ) -> float:
+        """Adds the gradient of the loss between images and the captions of a fresh pool that are nearest to them.
+
+        Args:
+            model: The model, in training mode.
+            pairs: Where the captions are drawn from.
+            images: Float [B, 3, S, S] in [0, 1].
+            precision: "fp32" or "bf16" (autocast).
+            generator: Draws the pool.
+
+        Returns:
+            The loss.
+        """
         config: RoCLIPConfig = self.config
         size = min(len(pairs), max(config.min_pool, round(config.pool * len(pairs))))
         drawn = torch.randperm(len(pairs), generator=generator)[:size]
         captions, groups = draw_captions(pairs, drawn, generator)
-        nearest = nearest_captions(model, images, pairs.token_ids[captions].long(), precision=precision)
-        ones = torch.ones(len(images), dtype=torch.long)
-        return pairs.pair(images, captions[nearest], ones, groups[nearest], generator)
+        pool = pairs.token_ids[captions].long()
+        with autocast(model.device, precision):
+            features = model.encode_images(images.to(model.device))
+            nearest = nearest_captions(model, features, pool)
+            ones = torch.ones(len(images), dtype=torch.long)
+            batch = pairs.pair(images, captions[nearest], ones, groups[nearest], generator)
+            token_ids = reworded(batch.token_ids, share=config.rewording, generator=generator)
+            texts = fixed_features(model, token_ids)
+        loss = multi_positive_info_nce(features, texts, batch.match.to(model.device), model.logit_scale)
+        loss.backward()
+        return loss.item()
+
+
+@torch.no_grad()
+def fixed_features(model: DualEncoder, token_ids: torch.Tensor) -> torch.Tensor:
+    """Encodes captions [T, L] in evaluation mode to unit features [T, D] that carry no gradient."""
+    with model.evaluating():
+        return model.encode_token_ids(token_ids.to(model.device))
 
 
 def draw_captions(
@@ -94,22 +126,18 @@ def draw_captions(
 
 
 @torch.no_grad()
-def nearest_captions(
-    model: DualEncoder, images: torch.Tensor, token_ids: torch.Tensor, *, precision: str = "fp32"
-) -> torch.Tensor:
-    """Says which caption each image is most similar to, by the cosine of their features.
+def nearest_captions(model: DualEncoder, features: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """Says which caption of a pool each image is most similar to, by the cosine of their features.
 
     Args:
-        model: The model; encodes in evaluation mode.
-        images: Float [B, 3, S, S] in [0, 1].
+        model: Encodes the captions.
+        features: Unit features [B, D] of images.
         token_ids: int64 [P, L].
-        precision: "fp32" or "bf16" (autocast).
 
     Returns:
-        int64 [B] on the CPU, in [0, P).
+        int64 [B] on the CPU, in [0, P); of captions that are alike, the first.
     """
     texts, place = token_ids.unique(dim=0, return_inverse=True)
-    with model.evaluating(), autocast(model.device, precision):
-        similarity = model.encode_images(images.to(model.device)) @ model.encode_token_ids(texts.to(model.device)).T
     first = torch.full((len(texts),), len(place)).scatter_reduce(0, place, torch.arange(len(place)), "amin")
+    similarity = features.float() @ fixed_features(model, texts).float().T
     return first[similarity.argmax(dim=1).cpu()]

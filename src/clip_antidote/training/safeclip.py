@@ -24,12 +24,13 @@ class SafeCLIPConfig(DefendedConfig):
     """Settings of SafeCLIP.
 
     Attributes:
-        warmup: Passes of learning within each modality at the start.
-        slow: Passes of the contrastive loss on all pairs that follow.
-        slow_rate: Factor on the learning rate in these.
-        threshold: Posterior t of the mixture's upper component above which a pair is safe at first.
-        growth: By what share of all pairs the safe set grows in every pass.
-        most: Share of all pairs that it never exceeds.
+        warmup: Passes of learning within each modality at the start, for a model from scratch; ours. One that knows
+            something already needs none: 0.
+        slow: Passes of the contrastive loss on all pairs that follow; one, as in the paper.
+        slow_rate: Factor on the learning rate in these; ours.
+        threshold: Posterior t of the mixture's upper component above which a pair is safe at first, 0.9 in the paper.
+        growth: By what share of all pairs the safe set grows in every pass, a hundredth in the paper.
+        most: Share of all pairs that it never exceeds, as in the first author's code.
     """
 
     name: Literal["safeclip"] = "safeclip"
@@ -58,8 +59,6 @@ class SafeCLIP(Method):
     def train(self, task: Task) -> Trained:
         config: SafeCLIPConfig = self.config
         require_alone(config.name, task)
-        if task.config.accumulate > 1:
-            raise UsageError("the training method 'safeclip' takes a batch as a whole; leave accumulate at 1")
         course = Course(config, task)
         objective = Objective(course.backward, course.rate, course.partition)
         losses = train_contrastive(
