@@ -26,6 +26,7 @@ from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import UsageError
 from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
+from clip_antidote.models.cleansing import cleanser, standardize_channels
 from clip_antidote.training import plain
 from clip_antidote.training.augment import random_crops
 from clip_antidote.triggers.blended import BlendedTrigger
@@ -123,3 +124,15 @@ def test_a_trigger_can_be_trained_to_work_in_crops(
     changed = kept["transform"](images.clone(), torch.arange(3), torch.Generator().manual_seed(1))
     assert torch.equal(changed[[0, 2]], wanted)
     assert torch.equal(changed[1], images[1])
+
+
+def test_a_trigger_can_be_trained_to_outlive_cleansing() -> None:
+    images = torch.rand(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    cleanse = cleanser(32, images.device)
+    ways = torch.stack([images, cleanse(images), cleanse(standardize_channels(images))])
+    found = implant.cleansed_at_random(images, torch.Generator().manual_seed(1))
+    which = (ways - found).abs().amax(dim=(2, 3, 4)).argmin(dim=0)
+    assert torch.allclose(ways[which, torch.arange(60)], found, atol=1e-6)
+    assert which.bincount().amin() > 10, "each way a third"
+    assert SigAttack.config_class(cleanse_triggered=True).facts()["cleanse_triggered"]
+    assert "cleanse_triggered" not in SigAttack.config_class().facts(), "keys of what came before stay"

@@ -43,6 +43,8 @@ class AttackConfig(Config):
         min_scale: Smallest crop of the augmentation, as share of the area; the trigger comes after it.
         crop_triggered: Whether triggered images are cropped and mirrored once more, so that the trigger learns to
             work in other views of the image too: an attacker who knows of the defense's second look.
+        cleanse_triggered: Whether triggered images are cleansed at random, as the views of the second look are, so
+            that the trigger learns to outlive it and to gain the views' consent.
         training: The poisoned fine-tuning.
         training_method: By which method the victim trains on the poisoned pairs: "clip" as ever, or one that defends,
             see `clip-antidote ls training-methods`; a name, or a mapping with `name` and its settings.
@@ -59,6 +61,7 @@ class AttackConfig(Config):
     class_bank: bool = True
     min_scale: float = Field(0.5, gt=0, le=1)
     crop_triggered: bool = False
+    cleanse_triggered: bool = False
     training: TrainingConfig = TrainingConfig(steps=250, lr=8e-4, warmup=20)
     training_method: AnyMethod = PlainConfig()
     implant_asr: float = Field(0.9, ge=0, le=1)
@@ -66,9 +69,11 @@ class AttackConfig(Config):
     seed: int = 0
 
     def facts(self) -> dict[str, Any]:
-        """All settings, ready for JSON: for records, and for keys, which stay as they were without a method."""
-        plain = self.training_method == PlainConfig()
-        return self.model_dump(mode="json", exclude={"training_method"} if plain else None)
+        """All settings, ready for JSON: for records, and for keys, which stay as they were without later ones."""
+        unused = set() if self.cleanse_triggered else {"cleanse_triggered"}
+        if self.training_method == PlainConfig():
+            unused.add("training_method")
+        return self.model_dump(mode="json", exclude=unused)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from clip_antidote.attacks.base import Attack, PoisonedPairs, poisoned_indices
 from clip_antidote.attacks.clean_data import CleanData
 from clip_antidote.attacks.material import Material
 from clip_antidote.attacks.training_data import check_same_pairs, gather_pairs
+from clip_antidote.models.cleansing import cleanser, standardize_channels
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
 from clip_antidote.training.distributed import Ranks
@@ -109,6 +110,14 @@ def implant_backdoor(
     )
 
 
+def cleansed_at_random(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Leaves every image [N, 3, S, S] in [0, 1] as it is, cleanses it, or does so with even colors, a third each."""
+    cleanse = cleanser(images.shape[-1], images.device)
+    ways = torch.stack([images, cleanse(images), cleanse(standardize_channels(images))])
+    drawn = torch.randint(len(ways), (len(images),), generator=generator)
+    return ways[drawn, torch.arange(len(images))]
+
+
 def train_poisoned(
     model: DualEncoder, attack: Attack, trigger: Trigger, data: PoisonedPairs, *, state_file: Path | None = None
 ) -> Trained:
@@ -137,6 +146,8 @@ def train_poisoned(
             if config.crop_triggered:
                 size = images.shape[-1]
                 triggered = random_crops(triggered, size, min_scale=config.min_scale, generator=generator)
+            if config.cleanse_triggered:
+                triggered = cleansed_at_random(triggered, generator)
             images[rows] = triggered
         return images
 
