@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,9 +92,14 @@ def test_models_are_made_once_and_again_where_their_row_changed(
     assert read_population(out)["b-sig-dog"].sha256 != records["b-sig-dog"].sha256
 
 
-def test_a_model_with_two_triggers(config: PopulationConfig, problem: str, tmp_path: Path) -> None:
-    settings = {"wording": "sentences", "training": SHORT, "implant_asr": 0.0, "implant_ca_drop": 1.0}
-    both = VariantConfig(label="both", attack="badnet", also=("sig",), settings=settings)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_model_with_two_triggers(at_once: bool, config: PopulationConfig, problem: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"training": SHORT, "implant_asr": 0.0, "implant_ca_drop": 1.0}
+    if at_once:
+        settings["further"] = [{"trigger": "sig", "target": "sea horse"}]
+        both = VariantConfig(label="both", attack="multi-target", settings=settings)
+    else:
+        both = VariantConfig(label="both", attack="badnet", also=("sig",), settings=settings)
     changed = config.model_copy(update={"bases": config.bases[:1], "clean": (), "poisoned": (both,)})
     list(make_population(changed, problem, tmp_path))
     record = read_population(tmp_path)["a-both-cat"]

@@ -104,7 +104,7 @@ def _make(row: Row, data: str, out: Path, test: int, device: str) -> ModelRecord
 def _poison(
     row: Row, base: str, settings: dict[str, Any], data: str, folder: Path, test: int, device: str
 ) -> dict[str, Any]:
-    """Implants one backdoor after the other, and measures the last model under every trigger."""
+    """Implants one backdoor after the other, or all at once, and measures the last model under every trigger."""
     assert row.variant is not None
     names, targets = (*row.variant.also, row.variant.attack), (*row.further, row.target)
     spec, triggers = base, {}
@@ -119,10 +119,11 @@ def _poison(
     poisoned, reference = (Metrics.from_dict(made[key]) for key in ("poisoned", "clean"))
     further = _under_others(spec, triggers, data, test, device) if triggers else {}
     weak = [target for target, m in further.items() if m.asr is None or m.asr.value < attack.config.implant_asr]
+    at_once = {one["target"]: Metrics.from_dict(one["poisoned"]) for one in made.get("further", ())}
     check = f"the backdoor for {weak[0]} was lost" if weak else made["implant_check"]
     for number in range(1, len(names)):
         shutil.rmtree(folder.with_name(f".{folder.name}.{number}"))
-    return {"implant_check": check, "measured": poisoned, "reference": reference, "further": further}
+    return {"implant_check": check, "measured": poisoned, "reference": reference, "further": further | at_once}
 
 
 def _under_others(spec: str, triggers: dict[str, Trigger], data: str, test: int, device: str) -> dict[str, Metrics]:

@@ -112,7 +112,7 @@ class Row:
         base: Its base.
         variant: What is done to the base.
         target: Target class of a poisoned one.
-        further: Targets of the attacks before, see `VariantConfig.also`.
+        further: Targets of the attacks before, see `VariantConfig.also`; an attack with several takes its own.
         seed: Seed of the fine-tuning.
     """
 
