@@ -109,7 +109,7 @@ def test_the_votes_give_the_answer(purified: PurifiedCLIP) -> None:
 def test_an_image_is_accepted_by_consent(purified: PurifiedCLIP) -> None:
     head = purified.with_threshold(NEVER)
     assert head.guard is not None
-    head.guard.leeway, head.guard.consent = 2 * NEVER, 0.0
+    head.guard.leeway, head.guard.consent = (2 * NEVER,) * 2, 0.0
     said = [one for one in map(Explainer(head).explain, stored()) if one.gate is not None]
     assert said
     for one in said:

@@ -127,7 +127,7 @@ def test_views_consent_in_the_file_too(small_model: DualEncoder, tmp_path: Path)
         called = torch.zeros(len(rows), dtype=torch.long)
         chances = view_consent(looked[rows], head.clean, called, small_model.logit_scale)
     assert len(rows) > 1
-    head.leeway, head.consent = 1000.0, float(chances.mean())
+    head.leeway, head.consent = (1000.0,), float(chances.mean())
     export_onnx(purified, tmp_path / "small.onnx")
     logits, triggered, _, _ = run(tmp_path / "small.onnx", images)
     with torch.inference_mode():

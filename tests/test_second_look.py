@@ -100,7 +100,7 @@ def test_an_image_near_the_threshold_is_accepted_if_its_views_consent(small_mode
     gate = Gate(direction, torch.zeros(1), 0)
 
     def answered(threshold: float = 0.7, leeway: float = 0.0, consent: float = 1.0) -> tuple[list[int], list[bool]]:
-        guard = GuardedHead(clean, (gate,), threshold=threshold, leeway=leeway, consent=consent)
+        guard = GuardedHead(clean, (gate,), threshold=threshold, leeway=[leeway], consent=consent)
         head = PurifiedCLIP(small_model, clean, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
         answer = head.answer(features, lambda rows: views[rows])
         return answer.logits.argmax(1).tolist(), answer.triggered.tolist()

@@ -24,12 +24,15 @@ FORMAT: Literal[5] = 5
 READABLE = (3, 4, FORMAT)
 """Formats that can be read. In the third, gates read the final feature alone; before the fifth, no view consents."""
 
+CONSENT = 5
+"""The first format in which views may consent."""
+
 KIND = "purified classifier"
 """What the marker of an artefact folder says."""
 
 _LONGEST_CARD = 1_000_000
 
-_HEAD = ("threshold", "second_look", "leeway", "consent")
+_HEAD = ("threshold", "second_look")
 """Settings of the gate that the head holds; the record's copies are left out of the file, so there is but one."""
 
 
@@ -46,7 +49,7 @@ class HeadRef(Record):
     targets: tuple[str, ...]
     threshold: FiniteFloat
     second_look: bool
-    leeway: FiniteFloat = 0.0
+    leeway: tuple[FiniteFloat, ...] = ()
     consent: FiniteFloat = 1.0
 
 
@@ -146,8 +149,10 @@ def read_artefact(folder: Path) -> Artefact:
 
 def _read(folder: Path, values: dict[str, Any]) -> Artefact:
     if values["head"] is not None and values["purification"] is not None:
-        head = HeadRef.model_validate(values["head"]).model_dump(include=set(_HEAD))
-        values["purification"]["settings"]["gate"] |= head
+        gate = values["purification"]["settings"]["gate"]
+        gate |= {name: values["head"][name] for name in _HEAD}
+        if values["format"] < CONSENT:
+            gate |= {"leeway": 0.0, "guarded_leeway": 0.0}
     config = ArtefactConfig.model_validate(values)
     classifier = load_file(folder / "classifier.safetensors")["classifier"]
     if classifier.ndim != 2 or classifier.shape[1] != len(config.classes):

@@ -89,15 +89,10 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
 
     @property
     def record(self) -> PurificationRecord | None:
-        """How it was made; the settings of the gate as they are now, for there is but one of each."""
+        """How it was made; threshold and second look as they are now, for there is but one of either."""
         if self._record is None or self.guard is None:
             return self._record
-        return self._record.with_head(
-            threshold=self.guard.threshold,
-            leeway=self.guard.leeway,
-            consent=self.guard.consent,
-            second_look=self.second_look,
-        )
+        return self._record.with_head(threshold=self.guard.threshold, second_look=self.second_look)
 
     @property
     def targets_suspected(self) -> tuple[str, ...]:

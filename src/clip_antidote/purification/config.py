@@ -60,6 +60,8 @@ class GateConfig(Config):
             to pass by the final feature and by the mean of what the stages say, which stands lower by 0.1.
         leeway: How far below the threshold an image may lie and still be accepted, if its other views consent; 0 for
             never.
+        guarded_leeway: The same for classes that are guarded without being suspected: most of what their gates stop
+            is their own.
         consent: What probability of the target the clean prompts must give to the other views in the mean.
         second_look: Whether images that the gate stops are answered by other views of them, which encodes 12
             more images for each; without it, by the tuned prompts.
@@ -77,6 +79,7 @@ class GateConfig(Config):
     shrinkage: float = Field(0.03, gt=0, le=1)
     inner: bool = True
     leeway: float = Field(0.3, ge=0)
+    guarded_leeway: float = Field(10.0, ge=0)
     consent: float = Field(0.6, ge=0, le=1)
     second_look: bool = True
 

@@ -116,6 +116,6 @@ def fit_guard(material: GuardMaterial, config: GateConfig) -> GuardedHead:
         gates,
         threshold=config.threshold,
         inner=inner,
-        leeway=config.leeway,
+        leeway=[config.leeway if data.suspected else config.guarded_leeway for data in material.gates],
         consent=config.consent,
     )

@@ -57,7 +57,8 @@ class GuardedHead(nn.Module):
         threshold: What an image needs to be accepted as a target: 0 is where the dummy-triggered images
             end, 1 the median of the target's clean images.
         inner: Gates at inner layers in front of the same targets, None where only the final feature is looked at.
-        leeway: How far below the threshold an image may lie and still be accepted, if its other views consent.
+        leeway: How far below the threshold an image may lie and still be accepted, if its other views consent; for
+            every gate.
         consent: What probability of the target they must have in the mean.
     """
 
@@ -68,7 +69,7 @@ class GuardedHead(nn.Module):
         *,
         threshold: float,
         inner: InnerGates | None = None,
-        leeway: float = 0.0,
+        leeway: Sequence[float] = (),
         consent: float = 1.0,
     ) -> None:
         super().__init__()
@@ -77,7 +78,8 @@ class GuardedHead(nn.Module):
         self.gate = nn.ModuleList(gates)
         self.inner = inner
         self.threshold = threshold
-        self.leeway, self.consent = leeway, consent
+        self.leeway = tuple(leeway) or (0.0,) * len(gates)
+        self.consent = consent
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -91,7 +93,7 @@ class GuardedHead(nn.Module):
         targets: Sequence[int],
         *,
         threshold: float,
-        leeway: float = 0.0,
+        leeway: Sequence[float] = (),
         consent: float = 1.0,
     ) -> Self:
         """Makes a head again from its `state_dict()`, the class indices of its targets and its numbers.
@@ -100,6 +102,8 @@ class GuardedHead(nn.Module):
             KeyError: A tensor is missing.
             ValueError: There are more gates than targets.
         """
+        if leeway and len(leeway) != len(targets):
+            raise ValueError(f"{len(leeway)} numbers (leeway) are not those of {len(targets)} gates")
         gates = [
             Gate(state[f"gate.{number}.directions"], state[f"gate.{number}.offsets"], target)
             for number, target in enumerate(targets)
@@ -160,8 +164,10 @@ class GuardedHead(nn.Module):
         Returns:
             bool [n].
         """
-        near = decision.score[rows] >= self.threshold - self.leeway
-        return near & (chances >= self.consent) & (self.leeway > 0)
+        allowed = torch.zeros_like(chances)
+        for gate, leeway in zip(self.gates, self.leeway, strict=True):
+            allowed = torch.where(decision.called[rows] == gate.target, leeway, allowed)
+        return (decision.score[rows] >= self.threshold - allowed) & (chances >= self.consent)
 
     def _asked(self, called: torch.Tensor, layers: LayersAt | None) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
         """Rows that are called a target, with the scores of inner layers by target; all rows in an exported graph."""

@@ -110,10 +110,9 @@ class PurificationRecord(Record):
         """What the evidence against a class has to exceed, where known."""
         return self.verdict.needed if self.verdict else None
 
-    def with_head(self, *, threshold: float, leeway: float, consent: float, second_look: bool) -> PurificationRecord:
-        """Returns the record of the same purification, answered by a head with these settings of the gate."""
-        numbers = {"threshold": threshold, "leeway": leeway, "consent": consent, "second_look": second_look}
-        gate = self.settings.gate.model_copy(update=numbers)
+    def with_head(self, *, threshold: float, second_look: bool) -> PurificationRecord:
+        """Returns the record of the same purification, answered by a head with this threshold and second look."""
+        gate = self.settings.gate.model_copy(update={"threshold": threshold, "second_look": second_look})
         return self.model_copy(update={"settings": self.settings.model_copy(update={"gate": gate})})
 
 

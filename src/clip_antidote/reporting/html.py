@@ -65,7 +65,7 @@ def how_it_answers(report: Report) -> str | None:
     )
     near = (
         " What nearly passes is accepted if other views of it show that class as well."
-        if gate.second_look and gate.leeway > 0
+        if gate.second_look and max(gate.leeway, gate.guarded_leeway) > 0
         else ""
     )
     return (
