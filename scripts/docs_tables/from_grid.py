@@ -107,6 +107,11 @@ def changes(runs: Iterable[RunRecord]) -> str:
     return markdown([*heads, "targets named"], rows)
 
 
+@table("adaptive-present")
+def _(records: Records) -> str:
+    return changes(records.adaptive_present)
+
+
 @table("adaptive")
 def _(records: Records) -> str:
     return changes(run for run in records.zoo if run.attack == "adaptive" or run.label == "crops")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import mean
+from typing import Any
 
 from source import Records, change, table
 
@@ -82,6 +84,33 @@ def apart(records: Records) -> str:
     return apart_table(judged(records), ALARM)
 
 
+def _means(rows: list[dict[str, Any]]) -> list[str]:
+    """Means over poisoned models; of the ASR the largest too, of the target class only where it has images."""
+    before, after = [row["before"] for row in rows], [row["after"] for row in rows]
+
+    def both(key: str, digits: int = 1) -> str:
+        pairs = [(a.value(key), b.value(key)) for a, b in zip(before, after, strict=True)]
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        return f"{100 * mean(a for a, _ in known):.1f} → {100 * mean(b for _, b in known):.{digits}f}"
+
+    recall = [100 * mean(m.mean_per_class_recall for m in part) for part in (before, after)]
+    largest = 100 * max(m.value("asr") for m in after)
+    named = sum(row["named"][:1] == [row["target"]] for row in rows)
+    guarded = sum(row["target"] in row["guarded"] for row in rows)
+    return [
+        f"**mean of {len(rows)}**",
+        f"{named} rightly",
+        f"{guarded}",
+        "",
+        f"{both('asr', 2)} (largest {largest:.2f})",
+        both("pa"),
+        both("ca"),
+        f"{recall[0]:.1f} → {recall[1]:.1f}",
+        both("target_ca"),
+        "",
+    ]
+
+
 @table("population-purified")
 def purified(records: Records) -> str:
     """What the default purification leaves, model by model."""
@@ -100,6 +129,8 @@ def purified(records: Records) -> str:
                 f"{row['seconds']:.0f}",
             ]
         )
+    measured = [row for row in records.rows(f"{FOLDER}/purified") if row["target"] is not None]
+    rows.append(_means(measured))
     head = [
         "model and target",
         "named",

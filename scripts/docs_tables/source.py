@@ -43,6 +43,11 @@ class Records:
         return read_runs(self.folder / "zoo_120")
 
     @cached_property
+    def adaptive_present(self) -> list[RunRecord]:
+        """Attackers who know the second look too, against the present one."""
+        return read_runs(self.folder / "adaptive_present")
+
+    @cached_property
     def adaptive(self) -> list[RunRecord]:
         """Attackers who know the gate, against the one that reads inner layers too."""
         return read_runs(self.folder / "adaptive_120")
