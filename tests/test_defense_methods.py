@@ -321,5 +321,12 @@ def test_what_defenses_keep_can_be_read_again(
         assert json.loads((tmp_path / "m.json").read_text())["ca"] == told["ca"], folder
     save_file(kept | {"visual_prompts": kept["visual_prompts"][:, :, :5].contiguous()}, file)
     assert "do not fit the model it names" in cli("evaluate", "deep", "--data", photos).err
+    report = tmp_path / "deep" / "defended.json"
+    whole = report.read_text()
+    report.write_text("{}")
+    assert "defended.json, 'defense': Field required" in " ".join(
+        cli("evaluate", "deep", "--data", photos).err.split()
+    )
+    report.write_text(whole)
     file.unlink()
     assert "is not a defended model" in cli("evaluate", "deep", "--data", photos).err

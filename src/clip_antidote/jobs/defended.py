@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -117,6 +117,10 @@ def load_defended(
         weights = tensors.pop("class_weights")
         if weights.ndim != 2 or len(weights) != len(classes) or not bool(weights.isfinite().all()):
             raise ValueError(f"the class weights {tuple(weights.shape)} do not fit its {len(classes)} classes")
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{folder} is not a defended model: {REPORT}, '{place}': {first['msg']}") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder} is not a defended model: {' '.join(str(error).split())}") from error
     if report.kept == "model":
