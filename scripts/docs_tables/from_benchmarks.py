@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import mean
+from typing import Any
 
 from source import Records, cell, change, table
 
@@ -15,11 +16,11 @@ def _(records: Records) -> str:
     found = records.file("recovery_views")
     images, rows = found["images"], found["rows"]
     ways = list(rows[0]["right"])
-    attacks = dict.fromkeys(row["attack"] for row in rows)
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(row["attack"], []).append(row)
     made = []
-    for name, group in [(attack, [row for row in rows if row["attack"] == attack]) for attack in attacks] + [
-        ("**all**", rows)
-    ]:
+    for name, group in {**groups, "**all**": rows}.items():
         cells = [
             f"{mean_percent([row['right'][way] / images for row in group])} "
             f"({100 * mean(row['target'][way] / images for row in group):.0f})"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from statistics import mean
 from typing import Any
 
-from source import Records, change, table
+from source import Records, averages, change, table
 
 from clip_antidote.benchmark.detection_tables import (
     apart_table,
@@ -18,7 +17,7 @@ from clip_antidote.benchmark.detection_tables import (
 )
 from clip_antidote.benchmark.judging import Judgment, read_judgments
 from clip_antidote.benchmark.population import ModelRecord, read_population
-from clip_antidote.benchmark.tables import markdown, mean_percent
+from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent
 from clip_antidote.detection.evidence import embedded_evidence
 from clip_antidote.detection.verdict import ALARM
 
@@ -89,11 +88,8 @@ def _means(rows: list[dict[str, Any]]) -> list[str]:
     before, after = [row["before"] for row in rows], [row["after"] for row in rows]
 
     def both(key: str, digits: int = 1) -> str:
-        pairs = [(a.value(key), b.value(key)) for a, b in zip(before, after, strict=True)]
-        known = [(a, b) for a, b in pairs if a is not None and b is not None]
-        return f"{100 * mean(a for a, _ in known):.1f} → {100 * mean(b for _, b in known):.{digits}f}"
+        return f"{averages(before, key)[0]} → {mean_percent((m.value(key) for m in after), digits)}"
 
-    recall = [100 * mean(m.mean_per_class_recall for m in part) for part in (before, after)]
     largest = 100 * max(m.value("asr") for m in after)
     named = sum(row["named"][:1] == [row["target"]] for row in rows)
     guarded = sum(row["target"] in row["guarded"] for row in rows)
@@ -102,10 +98,10 @@ def _means(rows: list[dict[str, Any]]) -> list[str]:
         f"{named} rightly",
         f"{guarded}",
         "",
-        f"{both('asr', 2)} (largest {largest:.2f})",
+        f"{both('asr', ASR_DIGITS)} (largest {largest:.2f})",
         both("pa"),
         both("ca"),
-        f"{recall[0]:.1f} → {recall[1]:.1f}",
+        both("mean_per_class_recall"),
         both("target_ca"),
         "",
     ]
@@ -115,7 +111,8 @@ def _means(rows: list[dict[str, Any]]) -> list[str]:
 def purified(records: Records) -> str:
     """What the default purification leaves, model by model."""
     rows = []
-    for row in records.rows(f"{FOLDER}/purified"):
+    found = records.rows(f"{FOLDER}/purified")
+    for row in found:
         before, after = row["before"], row["after"]
         rows.append(
             [
@@ -129,8 +126,7 @@ def purified(records: Records) -> str:
                 f"{row['seconds']:.0f}",
             ]
         )
-    measured = [row for row in records.rows(f"{FOLDER}/purified") if row["target"] is not None]
-    rows.append(_means(measured))
+    rows.append(_means([row for row in found if row["target"] is not None]))
     head = [
         "model and target",
         "named",

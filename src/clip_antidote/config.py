@@ -41,9 +41,7 @@ class Config(BaseModel):
         try:
             return cls(**cls._completed(values))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{cls.__name__}: setting '{where}': {first['msg']}") from error
+            raise UsageError(f"{cls.__name__}: setting {first_problem(error)}") from error
 
     @classmethod
     def _completed(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +56,13 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """Returns the settings as YAML, in their order of definition."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of what is wrong, in a few words: where, and what."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"'{where}': {first['msg']}"
 
 
 class Record(BaseModel):

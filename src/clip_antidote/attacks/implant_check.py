@@ -5,9 +5,7 @@ from __future__ import annotations
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.modalities import BOTH
 from clip_antidote.attacks.run import AttackResult
-
-PLAIN = "clip"
-"""The training method that defends against nothing."""
+from clip_antidote.training.methods import PLAIN
 
 PASSED = "passed"
 """What a record says under "implant_check" when the implant is proven."""

@@ -109,8 +109,7 @@ def command(
     from clip_antidote.jobs.trigger_images import make_trigger_maker, run_trigger_job
 
     given = {"poison_rate": poison_rate, "poisoned": poisoned, "train_on": train_on, "seed": seed}
-    if training_method is not None:
-        given["training_method"] = training_method
+    given["training_method"] = training_method
     where: dict[str, Any] = {"captions": captions, "classes": str(classes) if classes else None, "device": device}
     if trigger_only:
         if training_method is not None:

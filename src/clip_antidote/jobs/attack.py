@@ -12,7 +12,7 @@ from typing import Any
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.implant import Implant
-from clip_antidote.attacks.implant_check import PASSED, PLAIN, implant_failure
+from clip_antidote.attacks.implant_check import PASSED, implant_failure
 from clip_antidote.attacks.run import Measured, begin_attack, finish_attack
 from clip_antidote.config import merge_settings
 from clip_antidote.data.captions import CaptionSet, load_captions
@@ -25,6 +25,7 @@ from clip_antidote.jobs.workplace import Workplace, workplace
 from clip_antidote.models import load_model
 from clip_antidote.models.saving import save_model
 from clip_antidote.training.distributed import Ranks, joined
+from clip_antidote.training.methods import PLAIN
 from clip_antidote.training.step_log import logged_to
 
 KIND = "poisoned model"

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clip_antidote.config import Record
+from clip_antidote.config import Record, first_problem
 from clip_antidote.defenses.defend import Defended
 from clip_antidote.errors import DataError, ModelError
 from clip_antidote.files import write_json
@@ -118,9 +118,7 @@ def load_defended(
         if weights.ndim != 2 or len(weights) != len(classes) or not bool(weights.isfinite().all()):
             raise ValueError(f"the class weights {tuple(weights.shape)} do not fit its {len(classes)} classes")
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{folder} is not a defended model: {REPORT}, '{place}': {first['msg']}") from error
+        raise DataError(f"{folder} is not a defended model: {REPORT}, {first_problem(error)}") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder} is not a defended model: {' '.join(str(error).split())}") from error
     if report.kept == "model":

@@ -19,7 +19,7 @@ from clip_antidote.training.augment import color_jitter, random_crops
 from clip_antidote.training.distributed import Ranks
 from clip_antidote.training.finetune import Transform, cropped_batches
 from clip_antidote.training.loop import ExtraLoss, TrainingConfig
-from clip_antidote.training.methods import METHODS
+from clip_antidote.training.methods import METHODS, PLAIN
 
 
 class MethodConfig(Config):
@@ -29,7 +29,7 @@ class MethodConfig(Config):
         name: Its name, see `clip-antidote ls training-methods`.
     """
 
-    name: str = "clip"
+    name: str = PLAIN
 
 
 def read_method(value: Any) -> Any:
@@ -42,7 +42,7 @@ def read_method(value: Any) -> Any:
         value = {"name": value}
     if not isinstance(value, dict):
         return value  # settings already, or nothing that pydantic takes
-    return METHODS.get(str(value.get("name", "clip"))).config_class.build(value)
+    return METHODS.get(str(value.get("name", PLAIN))).config_class.build(value)
 
 
 AnyMethod = Annotated[SerializeAsAny[MethodConfig], BeforeValidator(read_method)]

@@ -9,10 +9,13 @@ from clip_antidote.registry import Registry
 if TYPE_CHECKING:
     from clip_antidote.training.method import Method
 
+PLAIN = "clip"
+"""The method that defends against nothing; the default."""
+
 METHODS: Registry[type[Method]] = Registry(
     "training method",
     {
-        "clip": ("clip_antidote.training.plain:Plain", "contrastive training as ever, without a defense"),
+        PLAIN: ("clip_antidote.training.plain:Plain", "contrastive training as ever, without a defense"),
         "roclip": (
             "clip_antidote.training.roclip:RoCLIP",
             "every other pass, images learn the nearest caption of a pool, not their own (arXiv 2303.06854)",
@@ -24,4 +27,4 @@ METHODS: Registry[type[Method]] = Registry(
     },
 )
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "PLAIN"]
