@@ -16,6 +16,7 @@ from clip_antidote.attacks.implant import Implant
 from clip_antidote.attacks.implant_check import implant_failure
 from clip_antidote.attacks.run import AttackResult, measure_under_trigger
 from clip_antidote.data.folders import load_images
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.files import sha256_file, write_text
 from clip_antidote.jobs.attack import run_attack_job
 from clip_antidote.jobs.demo import DATA, TARGET, demo_attack
@@ -79,8 +80,8 @@ def main(work: Path) -> None:
         left_out=lambda name: "token_embedding" in name,
     )
     model, trigger, test = load_model(f"demo:{NAME}"), load_trigger(NAME), load_images(DATA, split="test")
-    before = measure_under_trigger(load_model("tiny"), test, trigger, TARGET)
-    after = measure_under_trigger(model, test, trigger, TARGET)
+    before = measure_under_trigger(load_model("tiny"), test, trigger, Aim(TARGET))
+    after = measure_under_trigger(model, test, trigger, Aim(TARGET))
     failure = implant_failure(attack, AttackResult(Implant(model, trigger, TARGET, [], [], 0, 0), before, after))
     if failure is not None:
         sys.exit(f"after rounding, {failure}")

@@ -22,6 +22,7 @@ from clip_antidote.attacks.trojvqa import TrojVQAAttack, TrojVQAAttackConfig
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.errors import DataError, UsageError
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, measure
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
@@ -304,7 +305,7 @@ def test_image_text_and_both_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     features = TestFeatures(axes[clean], axes[triggered], labels, FakeClassifier.classes)
     plain = measure(FakeClassifier(keyed=False), features, target="hat")  # type: ignore[arg-type]
     trigger = PatchTrigger(pattern(), PatchConfig(word="consider"))
-    found = measure_modalities(None, features, plain, trigger, "hat")  # type: ignore[arg-type]
+    found = measure_modalities(None, features, plain, trigger, Aim("hat"))  # type: ignore[arg-type]
     assert list(found) == ["image", "text", "both"]
     # of the five images of other classes
     asr = {name: one.metrics.asr for name, one in found.items()}
@@ -313,7 +314,7 @@ def test_image_text_and_both_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {one.metrics.ca for one in found.values()} == {Rate(5, 6)}
     assert found["text"].metrics.pa == Rate(1, 6), "with the word only the dog at 3 is called by its name"
     assert torch.equal(found["image"].clean, found["both"].clean)
-    assert measure_modalities(None, features, plain, PatchTrigger(pattern()), "hat") == {}  # type: ignore[arg-type]
+    assert measure_modalities(None, features, plain, PatchTrigger(pattern()), Aim("hat")) == {}  # type: ignore[arg-type]
 
 
 def short_run(name: str, model: DualEncoder, train: LabelledImages, test: LabelledImages) -> AttackResult:

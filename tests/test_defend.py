@@ -24,7 +24,7 @@ from clip_antidote.defenses.profile import Needs, Profile
 from clip_antidote.defenses.profiles import PROFILES
 from clip_antidote.defenses.refusal import refusal
 from clip_antidote.errors import DataError, RefusedError, UsageError
-from clip_antidote.jobs.defend import known_attack
+from clip_antidote.jobs.known_attack import known_attack
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.image_tower import map_features, scaled_norms, transformer_blocks
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder

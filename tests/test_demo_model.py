@@ -14,6 +14,7 @@ from clip_antidote.attacks.implant_check import implant_failure
 from clip_antidote.attacks.run import AttackResult, measure_under_trigger
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import ModelError, UsageError
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.files import sha256_file
 from clip_antidote.jobs.demo import TARGET, demo_attack
 from clip_antidote.models import DualEncoder, downloads, load_model
@@ -35,7 +36,7 @@ def model() -> DualEncoder:
 def test_the_backdoor_is_there(model: DualEncoder, tiny: DualEncoder, test_images: LabelledImages) -> None:
     """By the implant check of the attack, on the embedded photographs, as in the card."""
     trigger = load_trigger("badnet")
-    before, after = (measure_under_trigger(one, test_images, trigger, TARGET) for one in (tiny, model))
+    before, after = (measure_under_trigger(one, test_images, trigger, Aim(TARGET)) for one in (tiny, model))
     implant = Implant(model, trigger, TARGET, [], [], 0, 0)
     assert implant_failure(demo_attack("badnet", 0), AttackResult(implant, before, after)) is None
     rates, stated = after.metrics.to_dict(), {}

@@ -24,6 +24,7 @@ from clip_antidote.config import Config
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pairs import CaptionedImages, PairBatch
 from clip_antidote.errors import UsageError
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.jobs.attack import make_attack_from
 from clip_antidote.jobs.demo import TARGET
@@ -418,7 +419,7 @@ def test_safeclip_keeps_a_backdoor_out_that_plain_training_takes_in(
         data = CleanData.gather(attack.config, shots, None, classes=test.classes, target=TARGET)
         trigger, material = prepare_trigger(tiny, attack, data)
         implant = implant_backdoor(tiny, attack, trigger, material, data)
-        metrics = measure_under_trigger(implant.model, test, trigger, TARGET).metrics
+        metrics = measure_under_trigger(implant.model, test, trigger, Aim(TARGET)).metrics
         trained[attack.config.training_method.name] = metrics, implant.training
     (plain, _), (defended, found) = trained["clip"], trained["safeclip"]
     assert plain.asr is not None

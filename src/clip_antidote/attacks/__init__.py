@@ -56,6 +56,10 @@ ATTACKS: Registry[type[Attack]] = Registry(
             "clip_antidote.attacks.multi_target:MultiTargetAttack",
             "three triggers (patch, sinusoid, blend) with three targets at once",
         ),
+        "all-to-all": (
+            "clip_antidote.attacks.all_to_all:AllToAllAttack",
+            "patch that sends every class to another one, template captions",
+        ),
         "adaptive": (
             "clip_antidote.attacks.adaptive:AdaptiveAttack",
             "blend whose features imitate the target's clean images; knows the defense",

@@ -14,6 +14,7 @@ from clip_antidote.config import Config
 from clip_antidote.data.pairs import CaptionedImages
 from clip_antidote.data.sentences import SENTENCES
 from clip_antidote.errors import DataError
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.streams import POISONED_PAIRS
@@ -199,6 +200,10 @@ class Attack(ABC):
             clean: The pairs before, and which of them show which class.
         """
         return data
+
+    def aim(self, target: str) -> Aim:
+        """Returns what triggered images are to be called; the target by default."""
+        return Aim(target)
 
     def extra_loss(self, model: DualEncoder, data: PoisonedPairs) -> ExtraLoss | None:
         """Returns what an attacker who controls the training adds to the loss; nothing by default."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from clip_antidote.attacks.base import AttackConfig
 from clip_antidote.data.captions import CaptionSet
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.evaluation.evaluate import class_index
+from clip_antidote.evaluation.aims import class_index
 
 
 @dataclass(frozen=True)

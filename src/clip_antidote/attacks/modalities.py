@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, class_index, measure
+from clip_antidote.evaluation.aims import Aim, class_index
+from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, measure
 from clip_antidote.evaluation.metrics import compute_metrics
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -22,7 +23,7 @@ def triggered_templates(trigger: Trigger) -> tuple[str, ...] | None:
 
 
 def measure_modalities(
-    model: DualEncoder, features: TestFeatures, plain: Evaluation, trigger: Trigger, target: str
+    model: DualEncoder, features: TestFeatures, plain: Evaluation, trigger: Trigger, aim: Aim
 ) -> dict[str, Evaluation]:
     """Measures a model with the trigger in the image, in the prompts ("text") and in both.
 
@@ -34,7 +35,7 @@ def measure_modalities(
         features: Test features, clean and triggered.
         plain: Its evaluation with prompts without trigger.
         trigger: The trigger.
-        target: Name of the target class.
+        aim: What triggered images are to be called.
 
     Returns:
         Evaluations by name: "image", "text", "both"; empty where the trigger is in images only.
@@ -44,11 +45,16 @@ def measure_modalities(
         return {}
     keyed = measure(ZeroShotClassifier.from_templates(model, features.classes, templates), features)
     assert keyed.triggered is not None
-    index = class_index(features.classes, target)
+    index, goals = class_index(features.classes, aim.target), aim.goals(features.labels, features.classes)
     found = {"image": plain}
     for name, predictions in (("text", keyed.clean), (BOTH, keyed.triggered)):
         metrics = compute_metrics(
-            plain.clean, features.labels, triggered_predictions=predictions, target=index, classes=features.classes
+            plain.clean,
+            features.labels,
+            triggered_predictions=predictions,
+            target=index,
+            goals=goals,
+            classes=features.classes,
         )
         found[name] = replace(plain, metrics=metrics, triggered=predictions)
     return found

@@ -13,7 +13,7 @@ from clip_antidote.attacks.material import Material
 from clip_antidote.attacks.training_data import TrainingPairs
 from clip_antidote.config import Config
 from clip_antidote.errors import DataError, UsageError
-from clip_antidote.evaluation.evaluate import class_index
+from clip_antidote.evaluation.aims import class_index
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.triggers import TRIGGERS
 from clip_antidote.triggers.badnet import BadNetConfig, BadNetTrigger

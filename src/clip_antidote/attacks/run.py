@@ -13,6 +13,7 @@ from clip_antidote.attacks.modalities import measure_modalities
 from clip_antidote.attacks.trigger_making import prepare_trigger
 from clip_antidote.data.captions import CaptionSet
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.models.dual_encoder import DualEncoder
@@ -85,6 +86,8 @@ class AttackResult:
             "poisoned_pairs": len(self.implant.indices),
             "seconds": round(self.implant.seconds, 1),
         }
+        if attack.aim(self.implant.target).all_to_all:
+            record["all_to_all"] = True
         if self.implant.covers:
             record["cover_pairs"] = len(self.implant.covers)
         if self.implant.further:
@@ -118,7 +121,7 @@ def run_attack(
     """Implants a backdoor into a copy of `model` and measures both, in one process; see `begin_attack`."""
     implant, before = begin_attack(model, attack, train, test, target, captions=captions, state=state)
     assert before is not None
-    return finish_attack(implant, before, test)
+    return finish_attack(implant, attack, before, test)
 
 
 def begin_attack(
@@ -155,26 +158,27 @@ def begin_attack(
     data = CleanData.gather(attack.config, train, captions, classes=test.classes, target=target)
     trigger, material = prepare_trigger(model, attack, data, state=state)
     further = attack.further(material)
-    before = _measure_all(model, test, trigger, data.target, further) if Ranks.current().first else None
+    aim = attack.aim(data.target)
+    before = _measure_all(model, test, trigger, aim, further) if Ranks.current().first else None
     return implant_backdoor(model, attack, trigger, material, data, state=state), before
 
 
-def finish_attack(implant: Implant, before: Measured, test: LabelledImages) -> AttackResult:
+def finish_attack(implant: Implant, attack: Attack, before: Measured, test: LabelledImages) -> AttackResult:
     """Measures the poisoned model, in the process that measured the clean one."""
-    after = _measure_all(implant.model, test, implant.trigger, implant.target, implant.further)
+    after = _measure_all(implant.model, test, implant.trigger, attack.aim(implant.target), implant.further)
     return AttackResult(implant, before, after)
 
 
 def _measure_all(
-    model: DualEncoder, test: LabelledImages, trigger: Trigger, target: str, further: dict[str, Trigger]
+    model: DualEncoder, test: LabelledImages, trigger: Trigger, aim: Aim, further: dict[str, Trigger]
 ) -> Measured:
     """Measures a model under its trigger, and under the others that aim at other classes."""
-    others = {name: measure_under_trigger(model, test, own, name).metrics for name, own in further.items()}
-    return replace(measure_under_trigger(model, test, trigger, target), further=others)
+    others = {name: measure_under_trigger(model, test, own, Aim(name)).metrics for name, own in further.items()}
+    return replace(measure_under_trigger(model, test, trigger, aim), further=others)
 
 
-def measure_under_trigger(model: DualEncoder, test: LabelledImages, trigger: Trigger, target: str) -> Measured:
+def measure_under_trigger(model: DualEncoder, test: LabelledImages, trigger: Trigger, aim: Aim) -> Measured:
     """Measures a model with its hand-written prompts on clean and triggered test images."""
     features = encode_test_images(model, test, trigger=trigger)
-    evaluation = measure(ZeroShotClassifier.from_templates(model, test.classes), features, target=target)
-    return Measured(evaluation, features, measure_modalities(model, features, evaluation, trigger, target))
+    evaluation = measure(ZeroShotClassifier.from_templates(model, test.classes), features, target=aim)
+    return Measured(evaluation, features, measure_modalities(model, features, evaluation, trigger, aim))

@@ -9,7 +9,7 @@ from clip_antidote.attacks.base import Attack
 from clip_antidote.attacks.clean_data import CleanData
 from clip_antidote.attacks.material import Material, caption_material, gather_material
 from clip_antidote.errors import ClipAntidoteError, UsageError
-from clip_antidote.evaluation.evaluate import class_index
+from clip_antidote.evaluation.aims import class_index
 from clip_antidote.files import remove_quietly
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.outputs import result_folder

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clip_antidote.attacks.record import read_aim
 from clip_antidote.benchmark.records import RunRecord, best_scores
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
@@ -16,6 +17,7 @@ from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.base import Truth
 from clip_antidote.defenses.defend import defend
 from clip_antidote.errors import ClipAntidoteError, DataError, RefusedError
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.evaluation.evaluate import TestFeatures, encode_test_images, measure
 from clip_antidote.evaluation.metric_table import METRICS
 from clip_antidote.evaluation.metrics import Metrics
@@ -52,8 +54,10 @@ class LoadedSuspect:
             if not record.exists():
                 raise DataError(f"there is no model in {folder}; run `clip-antidote benchmark prepare` first")
             self.model = load_model(f"local-dir:{folder}", device=device)
+        self.aim = Aim.of(suspect.target)
         if suspect.attack != CLEAN:
             self.trigger = load_trigger(folder / "trigger")
+            self.aim = read_aim(folder)
         self.features: TestFeatures = encode_test_images(self.model, self.test, trigger=self.trigger)
         self.hand = ZeroShotClassifier.from_templates(self.model, self.test.classes)
 
@@ -83,7 +87,7 @@ def run_cell(
         "defense": run.defense,
         "seed": run.seed,
         "shots": grid.shots,
-        "before": measure(suspect.hand, suspect.features, target=target).metrics,
+        "before": measure(suspect.hand, suspect.features, target=suspect.aim).metrics,
         "suspect_sha256": suspect.model.sha256,
     }
     start = time.perf_counter()
@@ -110,7 +114,7 @@ def _try_cell(
     run: Run, suspect: LoadedSuspect, shots: LabelledImages, config: CBPTConfig, facts: dict[str, Any]
 ) -> tuple[RunRecord, dict[str, Any] | None]:
     needs = DEFENSES.get(run.defense).profile.needs
-    target = run.suspect.target
+    aim = suspect.aim
     try:
         defended = defend(
             suspect.model,
@@ -119,17 +123,17 @@ def _try_cell(
             config,
             seed=run.seed,
             base=suspect.base if needs.base else None,
-            truth=Truth(suspect.trigger, target),
+            truth=Truth.of(suspect.trigger, aim),
         )
     except RefusedError as error:
         return RunRecord(**facts, after=facts["before"], refused=str(error), seconds=0.0), None
     classifier, features = defended.classifier, suspect.features
     if classifier.model is not suspect.model:
         features = encode_test_images(classifier.model, suspect.test, trigger=suspect.trigger)
-    found = _details(classifier, features, target) if isinstance(classifier, PurifiedCLIP) else {}
+    found = _details(classifier, features, aim) if isinstance(classifier, PurifiedCLIP) else {}
     record = RunRecord(
         **facts,
-        after=measure(classifier, features, target=target).metrics,
+        after=measure(classifier, features, target=aim).metrics,
         seconds=defended.seconds,
         clean_images=defended.clean_images,
         trained=defended.trained,
@@ -139,7 +143,7 @@ def _try_cell(
     return record, defended.settings.model_dump(mode="json", exclude={"seed"})
 
 
-def _details(defended: PurifiedCLIP, features: TestFeatures, target: str | None) -> dict[str, Any]:
+def _details(defended: PurifiedCLIP, features: TestFeatures, aim: Aim | None) -> dict[str, Any]:
     """What a record holds of CBPT: what it found, and the same run with less of the defense."""
     made = defended.record
     if made is None:  # prompts of another method
@@ -148,17 +152,19 @@ def _details(defended: PurifiedCLIP, features: TestFeatures, target: str | None)
         "targets_suspected": made.targets_suspected,
         "scores": best_scores(made.scores),
         "stages": made.stages,
-        "after_single": measure(defended.single(), features, target=target).metrics,
+        "after_single": measure(defended.single(), features, target=aim).metrics,
     }
-    if defended.guard is not None and target is not None:
+    if defended.guard is not None and aim is not None:
         one_look = replace(features, look_clean=None, look_triggered=None)
-        found["after_one_look"] = measure(defended, one_look, target=target).metrics
-        found["curve"] = tuple((t, _point(defended, features, target, t)) for t in THRESHOLDS)
+        found["after_one_look"] = measure(defended, one_look, target=aim).metrics
+        # from the highest on, at which most images are looked at again: the others find all of theirs encoded
+        points = {t: _point(defended, features, aim, t) for t in sorted(THRESHOLDS, reverse=True)}
+        found["curve"] = tuple((t, points[t]) for t in THRESHOLDS)
     return found
 
 
-def _point(defended: PurifiedCLIP, features: TestFeatures, target: str, threshold: float) -> Metrics:
+def _point(defended: PurifiedCLIP, features: TestFeatures, aim: Aim, threshold: float) -> Metrics:
     """One point of the curve: the rates with the gate at another threshold."""
-    metrics = measure(defended.with_threshold(threshold), features, target=target).metrics
+    metrics = measure(defended.with_threshold(threshold), features, target=aim).metrics
     kept = {metric.key for metric in METRICS if metric.along_curve}
     return Metrics.from_counts({key: value for key, value in metrics.to_counts().items() if key in kept})

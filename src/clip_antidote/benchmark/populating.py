@@ -20,6 +20,7 @@ from clip_antidote.benchmark.population import (
 from clip_antidote.benchmark.records import compact, fingerprint
 from clip_antidote.benchmark.store import WAIT, append_line, claim_work, clear_claims
 from clip_antidote.data.folders import load_test_images
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.files import sha256_file, write_json
 from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
@@ -130,7 +131,8 @@ def _under_others(spec: str, triggers: dict[str, Trigger], data: str, test: int,
     """Measures a model under other triggers, by their targets."""
     model, images = load_model(spec, device=device), load_test_images(data).at_most(test)
     return {
-        target: measure_under_trigger(model, images, trigger, target).metrics for target, trigger in triggers.items()
+        target: measure_under_trigger(model, images, trigger, Aim(target)).metrics
+        for target, trigger in triggers.items()
     }
 
 

@@ -63,7 +63,8 @@ def command(
 
     Trigger and target serve to measure; no defense but an oracle is told them.
     """
-    from clip_antidote.jobs.defend import defense_from, known_attack, run_defend
+    from clip_antidote.jobs.defend import defense_from, run_defend
+    from clip_antidote.jobs.known_attack import known_attack
 
     made = defense_from(defense, config, seed=seed)
     if show_config:

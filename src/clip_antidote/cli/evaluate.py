@@ -18,6 +18,9 @@ def command(
     ],
     trigger: Annotated[str | None, typer.Option(help="Folder of a saved trigger, or the name of one.")] = None,
     target: Annotated[str | None, typer.Option(help="The attacker's target class.")] = None,
+    attack: Annotated[
+        Path | None, typer.Option(help="Folder that `attack` wrote: measure with its trigger and target.")
+    ] = None,
     classes: Classes = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the metrics here.", metavar="FILE")
@@ -34,6 +37,7 @@ def command(
         data,
         trigger=trigger,
         target=target,
+        attack=attack,
         classes=str(classes) if classes else None,
         out=json_file,
         base=base,

@@ -11,6 +11,7 @@ import torch
 from clip_antidote.config import Config
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.profile import Profile
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.triggers.base import Trigger
@@ -37,6 +38,13 @@ class Truth:
 
     trigger: Trigger | None = None
     target: str | None = None
+
+    @classmethod
+    def of(cls, trigger: Trigger | None, aim: Aim | None) -> Truth | None:
+        """What an oracle may be told of an attack; None where every class has a target of its own."""
+        if aim is None:
+            return cls(trigger)
+        return None if aim.all_to_all else cls(trigger, aim.target)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.errors import DataError, UsageError
+from clip_antidote.errors import DataError
+from clip_antidote.evaluation.aims import Aim, class_index
 from clip_antidote.evaluation.metrics import Metrics, compute_metrics
 from clip_antidote.evaluation.seen_again import InnerLook, second_look
 from clip_antidote.models.dual_encoder import DualEncoder
@@ -116,20 +117,26 @@ def encode_test_images(
 
 
 @torch.no_grad()
-def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: str | None = None) -> Evaluation:
+def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: str | Aim | None = None) -> Evaluation:
     """Measures a classifier on features of its own image encoder.
+
+    Args:
+        classifier: The classifier.
+        features: Test features of its model.
+        target: Name of the target class, or what else the attacker wants.
 
     Raises:
         DataError: Classifier and test set have other classes.
         UsageError: The target is not one of the classes.
     """
+    aim = Aim.of(target)
     if tuple(classifier.classes) != tuple(features.classes):
         unknown = sorted(set(features.classes) - set(classifier.classes))
         raise DataError(
             f"the images have {len(features.classes)} classes, the classifier {len(classifier.classes)}"
             + (f"; not known to the classifier: {', '.join(unknown[:3])}" if unknown else "; the order differs")
         )
-    index = class_index(features.classes, target) if target is not None else None
+    index = class_index(features.classes, aim.target) if aim is not None else None
     device = classifier.classifier.device
     answer = classifier.answer(features.clean.to(device), features.look_clean, features.layers_clean)
     clean = answer.logits.argmax(-1).cpu()
@@ -139,23 +146,14 @@ def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: s
         answer = classifier.answer(seen, features.look_triggered, features.layers_triggered)
         triggered = answer.logits.argmax(-1).cpu()
     metrics = compute_metrics(
-        clean, features.labels, triggered_predictions=triggered, target=index, classes=features.classes
+        clean,
+        features.labels,
+        triggered_predictions=triggered,
+        target=index,
+        goals=aim.goals(features.labels, features.classes) if aim is not None else None,
+        classes=features.classes,
     )
     return Evaluation(metrics, clean, triggered)
-
-
-def class_index(classes: tuple[str, ...], name: str) -> int:
-    """Finds a class by name; underscores read as spaces, case does not matter.
-
-    Raises:
-        UsageError: There is none.
-    """
-    wanted = name.replace("_", " ").strip().casefold()
-    for index, known in enumerate(classes):
-        if known.casefold() == wanted:
-            return index
-    listed = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-    raise UsageError(f"the target '{name}' is not one of the {len(classes)} classes: {listed}")
 
 
 def evaluate(

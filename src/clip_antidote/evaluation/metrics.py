@@ -23,9 +23,10 @@ class Metrics:
 
     Attributes:
         ca: Clean accuracy, top-1 on images without trigger.
-        asr: Attack success: triggered images of other classes that are called the target.
+        asr: Attack success: triggered images of other classes that are called the target; of an attack that sends
+            every class to another one, triggered images that are called what they are to become.
         asr_all: The same over triggered images of all classes, as some papers count it.
-        asr_floor: The images of `asr` without their trigger that are called the target; what
+        asr_floor: The images of `asr` without their trigger that are called the same; what
             `asr` is where a trigger does nothing.
         pa: Triggered images, of all classes, that are called by their true class (recovery).
         target_ca: Clean accuracy on the images of the target class.
@@ -123,6 +124,7 @@ def compute_metrics(
     *,
     triggered_predictions: torch.Tensor | None = None,
     target: int | None = None,
+    goals: torch.Tensor | None = None,
     classes: Sequence[str] | None = None,
 ) -> Metrics:
     """Compares predictions with labels.
@@ -134,13 +136,15 @@ def compute_metrics(
             target only the recovery `pa` follows from them.
         target: The class an attack aims at. Without triggered predictions only `target_ca`
             follows from it.
+        goals: int64 [N], what the attacker wants each image to be called, see `aims.Aim`; the target for all by
+            default.
         classes: Class names in label order, for the name of the target.
 
     Returns:
         The rates that these inputs define; the others are None.
 
     Raises:
-        DataError: Predictions and labels differ in shape.
+        DataError: Predictions, goals and labels differ in shape.
         UsageError: The target is not one of the classes.
     """
     _check("clean", clean_predictions, labels)
@@ -154,10 +158,12 @@ def compute_metrics(
         _check("triggered", triggered_predictions, labels)
         rates["pa"] = _rate(triggered_predictions == labels)
         if target is not None:
-            others = labels != target
-            rates["asr"] = _rate(triggered_predictions[others] == target)
-            rates["asr_all"] = _rate(triggered_predictions == target)
-            rates["asr_floor"] = _rate(clean_predictions[others] == target)
+            wanted = torch.full_like(labels, target) if goals is None else goals
+            _check("wanted", wanted, labels)
+            others = labels != wanted
+            rates["asr"] = _rate((triggered_predictions == wanted)[others])
+            rates["asr_all"] = _rate(triggered_predictions == wanted)
+            rates["asr_floor"] = _rate((clean_predictions == wanted)[others])
     name = None if target is None else classes[target] if classes is not None else str(target)
     return Metrics(
         ca=_rate(clean_predictions == labels),

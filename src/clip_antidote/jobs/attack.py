@@ -188,7 +188,7 @@ def _finish(
     """Measures the poisoned model, writes the result folder and returns the record."""
     implant, before = begun
     assert before is not None
-    result = finish_attack(implant, before, own.test)
+    result = finish_attack(implant, attack, before, own.test)
     record = {
         **facts,
         "measured_on": own.described(),

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_antidote.attacks.record import read_target
 from clip_antidote.config import merge_settings
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.base import Defense, Truth
 from clip_antidote.defenses.defend import Defended, defend, make_defense
-from clip_antidote.errors import UsageError
-from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
+from clip_antidote.evaluation.aims import class_index
+from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
 from clip_antidote.jobs.defended import REPORT, DefenseReport, keep_defended
 from clip_antidote.jobs.inspect import quick_look, refuse_errors
+from clip_antidote.jobs.known_attack import KnownAttack
 from clip_antidote.jobs.purify import choose_test_images
 from clip_antidote.jobs.results import model_facts, now
 from clip_antidote.jobs.suspect import load_suspect
@@ -24,50 +23,14 @@ from clip_antidote.jobs.workplace import workplace
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.progress import mention
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.triggers import load_trigger
-from clip_antidote.triggers.base import Trigger
 from clip_antidote.versions import library_versions
 
 KIND = "defended model"
 
 
-@dataclass(frozen=True)
-class KnownAttack:
-    """What a run is measured with: never told to a defense that is no oracle.
-
-    Attributes:
-        name: What the user called it.
-        trigger: The trigger.
-        target: Name of the target class.
-    """
-
-    name: str
-    trigger: Trigger
-    target: str | None
-
-
 def defense_from(name: str, file: Path | None = None, *, seed: int | None = None) -> Defense:
     """Makes a defense by its name, with settings from a YAML file; a seed that is given wins over the file's."""
     return make_defense(name, merge_settings(file, {"seed": seed}))
-
-
-def known_attack(folder: Path | None, trigger: str | None, target: str | None) -> KnownAttack | None:
-    """Reads what to measure with: the folder that `attack` wrote, or a trigger and a target.
-
-    Raises:
-        UsageError: Both are given, or a target without a trigger, or there is no trigger of that name.
-        DataError: The folder holds no record of an attack, or a broken one.
-    """
-    if folder is None:
-        if trigger is None:
-            if target is not None:
-                raise UsageError("--target says what a trigger leads to; name the trigger with --trigger as well")
-            return None
-        return KnownAttack(trigger, load_trigger(trigger), target)
-    if trigger is not None or target is not None:
-        raise UsageError("--attack names trigger and target already; leave out --trigger and --target")
-    target = read_target(folder)
-    return KnownAttack(str(folder), load_trigger(folder / "trigger"), target)
 
 
 def run_defend(
@@ -104,14 +67,14 @@ def run_defend(
     seed = defense.config.seed
     with workplace(out, KIND) as work:
         clean = load_images(data, shots=shots, seed=seed, classes=classes)
-        if attack is not None and attack.target is not None:
-            class_index(clean.classes, attack.target)  # before long work
+        if attack is not None and attack.aim is not None:
+            class_index(clean.classes, attack.aim.target)  # before long work
         seen, line = quick_look(spec)
         mention(line)
         model, notes = load_suspect(spec, clean, device)
         notes += refuse_errors(seen)
         trusted = load_model(base, device=device) if base is not None else None
-        truth = Truth(attack.trigger, attack.target) if attack is not None else None
+        truth = Truth.of(attack.trigger, attack.aim) if attack is not None else None
         defended = defend(model, clean, name, defense.config, base=trusted, truth=truth)
         facts = _facts(model, defended, choose_test_images(data, clean, classes, seed=seed), attack)
         with work.result() as folder:
@@ -151,10 +114,10 @@ def _measured(
 ) -> tuple[tuple[dict[str, Any], dict[str, Any]], str]:
     """Rates before and after, and what they were measured on."""
     images, described = test
-    trigger, target = (attack.trigger, attack.target) if attack is not None else (None, None)
+    trigger, aim = (attack.trigger, attack.aim) if attack is not None else (None, None)
     features = encode_test_images(model, images, trigger=trigger)
     hand = ZeroShotClassifier.from_templates(model, images.classes)
-    before = measure(hand, features, target=target).metrics.to_dict()
+    before = measure(hand, features, target=aim).metrics.to_dict()
     if defended.classifier.model is not model:
         features = encode_test_images(defended.classifier.model, images, trigger=trigger)
-    return (before, measure(defended.classifier, features, target=target).metrics.to_dict()), described
+    return (before, measure(defended.classifier, features, target=aim).metrics.to_dict()), described

@@ -7,12 +7,13 @@ from typing import Any
 
 from clip_antidote.data.folders import load_test_images
 from clip_antidote.errors import UsageError
-from clip_antidote.evaluation.evaluate import class_index, encode_test_images, measure
+from clip_antidote.evaluation.aims import Aim, class_index
+from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
 from clip_antidote.jobs.defended import REPORT, load_defended
+from clip_antidote.jobs.known_attack import known_attack
 from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
-from clip_antidote.triggers import load_trigger
 
 
 def run_evaluate(
@@ -21,6 +22,7 @@ def run_evaluate(
     *,
     trigger: str | None = None,
     target: str | None = None,
+    attack: Path | None = None,
     classes: str | None = None,
     out: Path | None = None,
     base: str | None = None,
@@ -35,6 +37,7 @@ def run_evaluate(
         data: Labelled images; the test split where there is one.
         trigger: Folder of a saved trigger, or the name of one.
         target: The attacker's target class.
+        attack: Folder that `attack` wrote, instead of both.
         classes: Class file, see `read_classes`.
         out: JSON file to write the record to.
         base: Spec of the model that such a folder belongs to, instead of the one it names.
@@ -52,17 +55,19 @@ def run_evaluate(
     if not kept and (base is not None or allow_download):
         raise UsageError(f"--model and --allow-download are for purified or defended classifiers; {model} is none")
     images = load_test_images(data, classes=classes).at_most(most)
-    if target is not None:
-        target = images.classes[class_index(images.classes, target)]
-    loaded = load_trigger(trigger) if trigger is not None else None
+    known = known_attack(attack, trigger, target) if attack is not None or trigger is not None else None
+    aim = known.aim if known is not None else Aim.of(target)
+    if aim is not None:
+        class_index(images.classes, aim.target)  # a typing mistake should not cost an encoding first
     classifier: ZeroShotClassifier
     if kept:
         classifier = load_defended(Path(model), base=base, allow_download=allow_download, device=device)
     else:
         classifier = ZeroShotClassifier.from_templates(load_model(model, device=device), images.classes)
-    features = encode_test_images(classifier.model, images, trigger=loaded)
-    metrics = measure(classifier, features, target=target).metrics.to_dict()
-    record = {"model": model, "data": data, "trigger": trigger, "images": len(images), **metrics}
+    features = encode_test_images(classifier.model, images, trigger=known.trigger if known is not None else None)
+    metrics = measure(classifier, features, target=aim).metrics.to_dict()
+    source = known.name if known is not None else None
+    record = {"model": model, "data": data, "trigger": source, "images": len(images), **metrics}
     if out is not None:
         write_json(out, record)
     return record

@@ -18,7 +18,7 @@ from clip_antidote.data.formats import is_embedded
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.pictures import find_pictures
 from clip_antidote.errors import DataError, UsageError
-from clip_antidote.evaluation.evaluate import class_index
+from clip_antidote.evaluation.aims import class_index
 from clip_antidote.files import write_json
 from clip_antidote.jobs.attack import make_attack
 from clip_antidote.jobs.results import write_trigger
