@@ -32,7 +32,7 @@ class AllToAllAttackConfig(AttackConfig):
 
     trigger: BadNetConfig = BadNetConfig()
     implant_asr: float = Field(0.4, ge=0, le=1)
-    training: TrainingConfig = TrainingConfig(steps=800, lr=8e-4, warmup=20)
+    training: TrainingConfig = TrainingConfig(steps=500, lr=8e-4, warmup=20)
 
 
 class AllToAllAttack(FixedTriggerAttack):

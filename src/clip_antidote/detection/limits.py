@@ -7,7 +7,8 @@ LIMITS: tuple[str, ...] = (
     "Only the classes of the list are looked at: a backdoor whose target is not among them is not seen.",
     "Several targets in one model hide each other: a further one is named only where it stands out more than any "
     "class of a clean model.",
-    "A backdoor that sends every class to another one (all-to-all) has no single target and is not looked for.",
+    "A backdoor that sends every class to another one (all-to-all) has no single target; it is neither seen nor "
+    "removed.",
     "Triggers that are concepts, such as a kind of object in the picture or a word in the text, are neither a patch "
     "nor a faint pattern, and may be missed.",
     "An attacker who knows the scan and imitates the features of a clean target class may pass it.",

@@ -92,6 +92,16 @@ def keep_defended(defended: Defended, model: DualEncoder, folder: Path) -> str:
     return "model"
 
 
+def holds_artefact(folder: Path) -> bool:
+    """Whether a folder holds a purified classifier, of `purify` or of a defense."""
+    return (folder / "classifier.safetensors").exists()
+
+
+def is_defended(folder: Path) -> bool:
+    """Whether a folder holds what `load_defended` reads."""
+    return holds_artefact(folder) or (folder / REPORT).exists()
+
+
 def load_defended(
     folder: Path, *, base: str | None = None, allow_download: bool = False, device: str = "cpu"
 ) -> ZeroShotClassifier:
@@ -108,7 +118,7 @@ def load_defended(
         UsageError: The suspect it names may not be fetched.
         ModelError: The suspect is another one.
     """
-    if (folder / "classifier.safetensors").exists():
+    if holds_artefact(folder):
         return PurifiedCLIP.from_pretrained(folder, model=base, allow_download=allow_download, device=device)
     try:
         report = DefenseReport.model_validate(json.loads((folder / REPORT).read_text(encoding="utf-8")))

@@ -10,7 +10,7 @@ from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.aims import Aim, class_index
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
-from clip_antidote.jobs.defended import REPORT, load_defended
+from clip_antidote.jobs.defended import is_defended, load_defended
 from clip_antidote.jobs.known_attack import known_attack
 from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -51,7 +51,7 @@ def run_evaluate(
     Raises:
         ClipAntidoteError: Bad input, in one sentence.
     """
-    kept = (Path(model) / "classifier.safetensors").exists() or (Path(model) / REPORT).exists()
+    kept = is_defended(Path(model))
     if not kept and (base is not None or allow_download):
         raise UsageError(f"--model and --allow-download are for purified or defended classifiers; {model} is none")
     images = load_test_images(data, classes=classes).at_most(most)

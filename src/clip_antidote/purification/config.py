@@ -78,8 +78,8 @@ class GateConfig(Config):
     ridge: float = Field(0.1, gt=0)
     shrinkage: float = Field(0.03, gt=0, le=1)
     inner: bool = True
-    leeway: float = Field(0.3, ge=0)
-    guarded_leeway: float = Field(10.0, ge=0)
+    leeway: float = Field(0.15, ge=0)
+    guarded_leeway: float = Field(0.5, ge=0)
     consent: float = Field(0.6, ge=0, le=1)
     second_look: bool = True
 
