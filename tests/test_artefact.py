@@ -44,7 +44,8 @@ def test_the_threshold_has_one_truth(head: PurifiedCLIP, tmp_path: Path) -> None
     moved.save_pretrained(tmp_path / "moved")
     config = json.loads((tmp_path / "moved" / "config.json").read_text())
     numbers = {"threshold": 0.25, "second_look": True}
-    assert config["head"] == {"targets": ["b", "c"], **numbers, "leeway": [0.0, 0.0], "consent": 1.0}
+    consent = {"leeway": [0.0, 0.0], "consent": 1.0, "views_margin": None}
+    assert config["head"] == {"targets": ["b", "c"], **numbers, **consent}
     assert config["purification"]["settings"]["gate"].keys().isdisjoint(numbers)
     loaded = PurifiedCLIP.from_pretrained(tmp_path / "moved", model=head.model)
     assert loaded.guard is not None

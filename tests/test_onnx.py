@@ -117,7 +117,8 @@ def test_inner_layers_are_read_in_the_same_pass(small_model: DualEncoder, tmp_pa
     assert np.allclose(logits, wanted.numpy(), atol=1e-3)
 
 
-def test_views_consent_in_the_file_too(small_model: DualEncoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["chances", "scores"])
+def test_views_consent_in_the_file_too(by: str, small_model: DualEncoder, tmp_path: Path) -> None:
     purified, images = guarded(small_model, 100.0), noise(small_model)
     head = purified.guard
     assert head is not None
@@ -125,15 +126,21 @@ def test_views_consent_in_the_file_too(small_model: DualEncoder, tmp_path: Path)
         encoded, looked = purified.encode(images), FixedViews(small_model)(images)
         rows = head.decide(encoded.final, encoded.at).triggered.nonzero().flatten()
         called = torch.zeros(len(rows), dtype=torch.long)
-        chances = view_consent(looked[rows], head.clean, called, small_model.logit_scale)
+        found = view_consent(looked[rows], head.clean, called, small_model.logit_scale)
+        if by == "scores":
+            found = torch.stack([head.gates[0].score(views) for views in looked[rows]]).mean(dim=1)
     assert len(rows) > 1
-    head.leeway, head.consent = (1000.0,), float(chances.mean())
+    head.leeway, least = (1000.0,), float(found.mean())
+    if by == "chances":
+        head.consent = least
+    else:
+        head.consent, head.views_margin = 0.0, least - head.threshold
     export_onnx(purified, tmp_path / "small.onnx")
     logits, triggered, _, _ = run(tmp_path / "small.onnx", images)
     with torch.inference_mode():
         wanted = purified.answer(encoded.final, looked.__getitem__, encoded.at)
     assert triggered.tolist() == wanted.triggered.tolist()
-    assert triggered[rows.tolist()].tolist() == (chances < chances.mean()).tolist()
+    assert triggered[rows.tolist()].tolist() == (found < least).tolist()
     assert np.allclose(logits, wanted.logits.numpy(), atol=1e-3)
 
 

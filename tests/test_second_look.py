@@ -99,8 +99,12 @@ def test_an_image_near_the_threshold_is_accepted_if_its_views_consent(small_mode
     views = torch.stack([agree, agree, differ, agree])[:, None].expand(-1, 5, -1)
     gate = Gate(direction, torch.zeros(1), 0)
 
-    def answered(threshold: float = 0.7, leeway: float = 0.0, consent: float = 1.0) -> tuple[list[int], list[bool]]:
-        guard = GuardedHead(clean, (gate,), threshold=threshold, leeway=[leeway], consent=consent)
+    def answered(
+        threshold: float = 0.7, leeway: float = 0.0, consent: float = 1.0, margin: float | None = None
+    ) -> tuple[list[int], list[bool]]:
+        guard = GuardedHead(
+            clean, (gate,), threshold=threshold, leeway=[leeway], consent=consent, views_margin=margin
+        )
         head = PurifiedCLIP(small_model, clean, ("a", "b", "c"), context=torch.zeros(3, 4, 16), guard=guard)
         answer = head.answer(features, lambda rows: views[rows])
         return answer.logits.argmax(1).tolist(), answer.triggered.tolist()
@@ -115,6 +119,10 @@ def test_an_image_near_the_threshold_is_accepted_if_its_views_consent(small_mode
     assert answered(threshold=0.6, leeway=0.3, consent=0.6)[1] == [False, False, True, False], (
         "the leeway moves along"
     )
+    # the views that agree score 1, the first coordinate of the class's axis
+    assert answered(leeway=0.3, consent=0.6, margin=0.2)[1] == [False, False, True, True]
+    assert answered(leeway=0.3, consent=0.6, margin=0.4)[1] == [False, True, True, True], "the gate sees it in them"
+    assert answered(threshold=0.9, leeway=0.4, consent=0.6, margin=0.2)[1] == [True, True, True, True], "moves along"
 
 
 def test_only_stopped_images_are_looked_at_again(small_model: DualEncoder, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class HeadRef(Record):
     second_look: bool
     leeway: tuple[FiniteFloat, ...] = ()
     consent: FiniteFloat = 1.0
+    views_margin: FiniteFloat | None = None
 
 
 class ArtefactConfig(Record):
@@ -112,6 +113,7 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
             second_look=artefact.second_look,
             leeway=artefact.guard.leeway,
             consent=artefact.guard.consent,
+            views_margin=artefact.guard.views_margin,
         )
     config = ArtefactConfig(
         base_model=artefact.base_model, classes=artefact.classes, head=head, purification=artefact.record
@@ -161,7 +163,7 @@ def _read(folder: Path, values: dict[str, Any]) -> Artefact:
     if config.head is not None:
         targets = [config.classes.index(name) for name in config.head.targets]
         state = load_file(folder / "guard.safetensors")
-        numbers = config.head.model_dump(include={"threshold", "leeway", "consent"})
+        numbers = config.head.model_dump(include={"threshold", "leeway", "consent", "views_margin"})
         guard = GuardedHead.from_state(state, targets, **numbers)
     context = load_file(folder / "prompts.safetensors")["context"]
     _check_shapes(classifier, context, guard)

@@ -21,7 +21,7 @@ from clip_antidote.purification.base_model import base_spec, check_base
 from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.hub import local_folder
 from clip_antidote.purification.record import PurificationRecord, trigger_names
-from clip_antidote.purification.second_look import second_opinion, view_consent
+from clip_antidote.purification.second_look import second_opinion
 from clip_antidote.purification.shareable import Shareable
 from clip_antidote.purification.tuner import TunedPrompts
 from clip_antidote.triggers.base import Trigger
@@ -163,8 +163,7 @@ class PurifiedCLIP(Shareable, ZeroShotClassifier):
             views = look(stopped).to(self.classifier)
             opinion = second_opinion(views, self.classifier, called[stopped], scale)
             logits = logits.index_copy(0, stopped, opinion.to(logits))
-            chances = view_consent(views, self.guard.clean, called[stopped], scale)
-            triggered = triggered.index_copy(0, stopped, ~self.guard.consented(decision, stopped, chances))
+            triggered = triggered.index_copy(0, stopped, ~self.guard.consented(decision, stopped, views, scale))
         return Answer(torch.where(triggered[:, None], logits, self.biased(scale * clean)), triggered)
 
     def artefact(self) -> Artefact:

@@ -63,6 +63,8 @@ class GateConfig(Config):
         guarded_leeway: The same for classes that are guarded without being suspected: most of what their gates stop
             is their own.
         consent: What probability of the target the clean prompts must give to the other views in the mean.
+        views_margin: How far above the threshold the gate's score on the final feature must lie in the mean over the
+            other views, so that they consent.
         second_look: Whether images that the gate stops are answered by other views of them, which encodes 12
             more images for each; without it, by the tuned prompts.
     """
@@ -78,9 +80,10 @@ class GateConfig(Config):
     ridge: float = Field(0.1, gt=0)
     shrinkage: float = Field(0.03, gt=0, le=1)
     inner: bool = True
-    leeway: float = Field(0.15, ge=0)
-    guarded_leeway: float = Field(0.5, ge=0)
-    consent: float = Field(0.6, ge=0, le=1)
+    leeway: float = Field(0.3, ge=0)
+    guarded_leeway: float = Field(1.0, ge=0)
+    consent: float = Field(0.5, ge=0, le=1)
+    views_margin: float = 0.1
     second_look: bool = True
 
 

@@ -118,4 +118,5 @@ def fit_guard(material: GuardMaterial, config: GateConfig) -> GuardedHead:
         inner=inner,
         leeway=[config.leeway if data.suspected else config.guarded_leeway for data in material.gates],
         consent=config.consent,
+        views_margin=config.views_margin,
     )

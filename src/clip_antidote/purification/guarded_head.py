@@ -18,6 +18,7 @@ from torch import nn
 from clip_antidote.models.layers import LayersAt
 from clip_antidote.purification.gate import Gate
 from clip_antidote.purification.inner_gates import InnerGates
+from clip_antidote.purification.second_look import view_consent
 
 INNER_LENIENCE = 0.1
 """How much lower the gates at inner layers stand. Their mean varies less over clean images than one score does."""
@@ -60,6 +61,8 @@ class GuardedHead(nn.Module):
         leeway: How far below the threshold an image may lie and still be accepted, if its other views consent; for
             every gate.
         consent: What probability of the target they must have in the mean.
+        views_margin: How far above the threshold the gate's score must lie in the mean over them; None where it does
+            not matter.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class GuardedHead(nn.Module):
         inner: InnerGates | None = None,
         leeway: Sequence[float] = (),
         consent: float = 1.0,
+        views_margin: float | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("clean", clean)
@@ -80,6 +84,7 @@ class GuardedHead(nn.Module):
         self.threshold = threshold
         self.leeway = tuple(leeway) or (0.0,) * len(gates)
         self.consent = consent
+        self.views_margin = views_margin
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -95,6 +100,7 @@ class GuardedHead(nn.Module):
         threshold: float,
         leeway: Sequence[float] = (),
         consent: float = 1.0,
+        views_margin: float | None = None,
     ) -> Self:
         """Makes a head again from its `state_dict()`, the class indices of its targets and its numbers.
 
@@ -112,7 +118,15 @@ class GuardedHead(nn.Module):
         if len(state) - len(within) != 1 + 2 * len(gates):
             raise ValueError(f"{len(state)} tensors are not those of {len(gates)} gates")
         inner = InnerGates.from_state(within, targets) if within else None
-        return cls(state["clean"], gates, threshold=threshold, inner=inner, leeway=leeway, consent=consent)
+        return cls(
+            state["clean"],
+            gates,
+            threshold=threshold,
+            inner=inner,
+            leeway=leeway,
+            consent=consent,
+            views_margin=views_margin,
+        )
 
     def at(self, threshold: float) -> GuardedHead:
         """Returns a head with the same weights and gates and another threshold, with which the leeway moves."""
@@ -123,6 +137,7 @@ class GuardedHead(nn.Module):
             inner=self.inner,
             leeway=self.leeway,
             consent=self.consent,
+            views_margin=self.views_margin,
         )
 
     def fits(self, shape: torch.Size) -> bool:
@@ -151,23 +166,33 @@ class GuardedHead(nn.Module):
             score = torch.where(called == gate.target, torch.minimum(score, found), score)
         return Decision(clean, called, score < self.threshold, score)
 
-    def consented(self, decision: Decision, rows: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+    def consented(
+        self, decision: Decision, rows: torch.Tensor, views: torch.Tensor, logit_scale: torch.Tensor
+    ) -> torch.Tensor:
         """Which stopped images are accepted after all, since they lie near the threshold and their views agree.
 
-        A trigger that a gate nearly lets pass is taken out by a change of the image; what the image shows is not.
+        A trigger that a gate nearly lets pass is taken out by a change of the image; what the image shows is not. A
+        trigger that outlives the change is seen by the gate in the views, whose mean says more than one score.
 
         Args:
             decision: What the gates say of all images.
             rows: Which of them were looked at again [n].
-            chances: Mean probability of the class they are called over their other views [n], see `view_consent`.
+            views: Unit features of their other views [n, K, D].
+            logit_scale: Scalar s.
 
         Returns:
             bool [n].
         """
-        allowed = torch.zeros_like(chances)
+        called = decision.called[rows]
+        chances = view_consent(views, self.clean, called, logit_scale)
+        allowed, seen = torch.zeros_like(chances), torch.zeros_like(chances)
         for gate, leeway in zip(self.gates, self.leeway, strict=True):
-            allowed = torch.where(decision.called[rows] == gate.target, leeway, allowed)
-        return (decision.score[rows] >= self.threshold - allowed) & (chances >= self.consent)
+            own = called == gate.target
+            allowed = torch.where(own, leeway, allowed)
+            scores = gate.score(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+            seen = torch.where(own, scores.mean(dim=1), seen)
+        agreed = (decision.score[rows] >= self.threshold - allowed) & (chances >= self.consent)
+        return agreed if self.views_margin is None else agreed & (seen >= self.threshold + self.views_margin)
 
     def _asked(self, called: torch.Tensor, layers: LayersAt | None) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
         """Rows that are called a target, with the scores of inner layers by target; all rows in an exported graph."""
