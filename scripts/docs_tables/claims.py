@@ -32,7 +32,7 @@ def reference(runs: Sequence[RunRecord], key: str) -> float:
 
 
 def grid_claims(records: Records) -> list[tuple[str, str, bool, str]]:
-    """Aim, measured, whether it is met, and where; of the 42 runs and the clean models."""
+    """Aim, measured, whether it is met, and where; of the runs of the zoo and the clean models."""
     runs = records.main
     asr, attack, model = average(runs, "asr"), max(by(runs, "attack")), max(by(runs, "suspect"))
     single = max(run.after.value("asr") or 0.0 for run in runs)
@@ -50,8 +50,8 @@ def grid_claims(records: Records) -> list[tuple[str, str, bool, str]]:
     price = "[the price](#the-price-the-target-class)"
     return [
         ("mean ASR at most 0.3 %", asr_text(asr), asr <= 0.003, GRID),
-        ("no attack above 1 % (mean of its six runs)", f"largest {asr_text(attack)}", attack <= 0.01, GRID),
-        ("no model above 1 % (mean of its three seeds)", f"largest {asr_text(model)}", model <= 0.01, GRID),
+        ("no attack above 1 % (mean of its runs)", f"largest {asr_text(attack)}", attack <= 0.01, GRID),
+        ("no model above 1 % (mean of its seeds)", f"largest {asr_text(model)}", model <= 0.01, GRID),
         ("no run above 1 %", f"largest {asr_text(single)}", single <= 0.01, GRID),
         ("target named in 95 % of the runs", f"{named} of {len(runs)}", named >= 0.95 * len(runs), GRID),
         (

@@ -25,6 +25,11 @@ def _(records: Records) -> str:
     return summary_table(records.main)
 
 
+@table("zoo-former")
+def _(records: Records) -> str:
+    return summary_table(records.former)
+
+
 @table("zoo-runs")
 def _(records: Records) -> str:
     return results_table(records.main)
@@ -44,12 +49,11 @@ def _(records: Records) -> str:
 
 @table("recall")
 def _(records: Records) -> str:
-    measured = {row["model"]: row["clean"] for row in records.rows("zoo_120/recall")}
-    runs = [run for run in records.main if run.seed == 2]
-    models = [measured[run.suspect] for run in runs]
+    runs = records.main
+    models = [run.before for run in one_per_suspect(runs)]
     singles = [run.after_single for run in runs if run.after_single is not None]
     rows = {
-        "clean model": [measured["tiny"]],
+        "clean model": [run.reference for run in runs[:1] if run.reference is not None],
         f"undefended, {len(models)} models": models,
         "**clip-antidote**": [run.after for run in runs],
         "one weight per class": singles,
@@ -80,7 +84,7 @@ def _(records: Records) -> str:
 @table("shots")
 def _(records: Records) -> str:
     names = {run.suspect for run in records.shots}
-    wide = [run for run in records.main if run.suspect in names and run.seed == 0]
+    wide = [run for run in records.former if run.suspect in names and run.seed == 0]
     rows = []
     for run in sorted([*records.shots, *wide], key=lambda run: (run.suspect, run.shots)):
         rates = [cell(run.after, key) for key in ("ca", "asr", "pa", "target_ca")]

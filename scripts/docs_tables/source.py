@@ -40,6 +40,7 @@ class Records:
 
     @cached_property
     def zoo(self) -> list[RunRecord]:
+        """Runs with the search, gate and second look as they were before 2026-11-26."""
         return read_runs(self.folder / "zoo_120")
 
     @cached_property
@@ -62,19 +63,29 @@ class Records:
 
     @cached_property
     def main(self) -> list[RunRecord]:
-        """The 42 runs: seven attacks, two targets, three seeds, the default."""
-        return [
-            run
-            for attack in ATTACKS
-            for target in TARGETS
-            for run in self.zoo
-            if (run.attack, run.target, run.label, run.defense) == (attack, target, None, "cbpt")
-        ]
+        """Seven attacks, two targets, the seeds that were run, the default."""
+        return _seven_attacks(read_runs(self.folder / "zoo_present"))
+
+    @cached_property
+    def former(self) -> list[RunRecord]:
+        """The same, with three seeds, by what was the default before 2026-11-26."""
+        return _seven_attacks(self.zoo)
 
     @cached_property
     def threshold(self) -> float:
-        """The evidence from which a class is suspected."""
-        return read_settings(self.folder / "zoo_120")[self.main[0].settings or ""]["inversion"]["score_threshold"]
+        """The evidence from which a class was suspected by the former search."""
+        return read_settings(self.folder / "zoo_120")[self.former[0].settings or ""]["inversion"]["score_threshold"]
+
+
+def _seven_attacks(runs: list[RunRecord]) -> list[RunRecord]:
+    """The runs of the seven attacks and both targets by the default, in the order of the tables."""
+    return [
+        run
+        for attack in ATTACKS
+        for target in TARGETS
+        for run in runs
+        if (run.attack, run.target, run.label, run.defense) == (attack, target, None, "cbpt")
+    ]
 
 
 Builder = Callable[[Records], str]
