@@ -155,4 +155,6 @@ def test_a_target_that_is_no_class_is_refused_at_once(
 
 def test_every_attack_has_an_implant_check() -> None:
     for name in ATTACKS.names():
-        assert ATTACKS.get(name).config_class().implant_asr >= 0.8
+        attack = ATTACKS.get(name)()
+        least = 0.4 if attack.aim("hat").all_to_all else 0.8  # for all-to-all, clean accuracy is the bound
+        assert attack.config.implant_asr >= least

@@ -30,8 +30,9 @@ OWN: dict[str, dict[str, Any]] = {
 }
 """What attacks need besides: those with covers learn slowly, so fewer covers and larger steps stand in for more."""
 
-ELSEWHERE = ("badnet", "multi-target")
-"""Attacks with tests of their own: the demo's in test_attacks.py, several targets in test_attacks_multi.py."""
+ELSEWHERE = ("badnet", "multi-target", "all-to-all")
+"""Attacks with tests of their own: the demo's in test_attacks.py, several targets in test_attacks_multi.py and
+test_attacks_all_to_all.py."""
 
 PROBES = {"sig": "wave_flips", "wanet": "warp_flips"}
 """Attacks whose trigger a survey's probes are like, by the statistic that shows it."""

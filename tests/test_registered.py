@@ -119,7 +119,6 @@ def test_an_attack_is_what_its_name_says(name: str) -> None:
     assert attack_class.name == name
     config = attack_class().config
     assert type(config) is attack_class.config_class
-    assert config.implant_asr >= 0.8
     assert make_attack(name, **yaml.safe_load(config.to_yaml())).config == config
     for wrong in ({"nonsense": 1}, {"trigger": {"nonsense": 1}}, {"training": {"nonsense": 1}}):
         with pytest.raises(UsageError, match="nonsense"):
