@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from clip_antidote.attacks.base import AttackConfig, PoisonedPairs, drawn
+from clip_antidote.attacks.base import AttackConfig, PoisonedPairs, drawn, recaptioned
 from clip_antidote.attacks.fixed import FixedTriggerAttack
 from clip_antidote.attacks.material import Material
 from clip_antidote.attacks.training_data import TrainingPairs
@@ -74,18 +74,11 @@ class AllToAllAttack(FixedTriggerAttack):
         pairs, names = data.pairs, clean.classes
         labelled = torch.zeros(len(pairs), dtype=torch.bool)
         labelled[: len(clean.sources[0])] = True
-        amount = self.config.poisoned or max(1, round(self.config.poison_rate * int(labelled.sum())))
-        if amount > int(labelled.sum()):
-            raise UsageError(f"{amount} pairs are to be poisoned, but only {int(labelled.sum())} have a label")
+        count = int(labelled.sum())
+        amount = self.config.amount(count)
+        if amount > count:
+            raise UsageError(f"{amount} pairs are to be poisoned, but only {count} have a label")
         poisoned = drawn(labelled, amount, POISONED_PAIRS.generator(self.config.seed))
         goals = self.aim(clean.target).goals(pairs.groups[poisoned], names)
-        wordings = [self.captions(replace(material, target=name)) for name in names]
-        tokens = [model.tokenize(captions).int() for captions in wordings]
-        sizes = torch.tensor([len(one) for one in tokens])
-        begins = len(pairs.token_ids) + sizes.cumsum(0) - sizes
-        first, counts, groups = pairs.first.clone(), pairs.count.clone(), pairs.groups.clone()
-        first[poisoned] = begins[goals].to(first.dtype)
-        counts[poisoned] = sizes[goals].to(counts.dtype)
-        groups[poisoned] = goals.to(groups.dtype)
-        token_ids = torch.cat([pairs.token_ids, *tokens])
-        return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=counts, groups=groups), poisoned)
+        wordings = [model.tokenize(self.captions(replace(material, target=name))) for name in names]
+        return PoisonedPairs(recaptioned(pairs, poisoned, wordings, goals, goals), poisoned)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -69,6 +70,10 @@ class AttackConfig(Config):
     implant_ca_drop: float = Field(0.03, ge=0, le=1)
     seed: int = 0
 
+    def amount(self, pairs: int) -> int:
+        """How many of so many pairs are to be poisoned, at least one."""
+        return self.poisoned or max(1, round(self.poison_rate * pairs))
+
     def facts(self) -> dict[str, Any]:
         """All settings, ready for JSON: for records, and for keys, which stay as they were without later ones."""
         unused = set() if self.cleanse_triggered else {"cleanse_triggered"}
@@ -116,6 +121,30 @@ def drawn(among: torch.Tensor, amount: int, generator: torch.Generator) -> torch
     marked = torch.zeros_like(among)
     marked[rows[torch.randperm(len(rows), generator=generator)[:amount]]] = True
     return marked
+
+
+def recaptioned(
+    pairs: CaptionedImages,
+    marked: torch.Tensor,
+    wordings: Sequence[torch.Tensor],
+    wording: torch.Tensor,
+    groups: torch.Tensor,
+) -> CaptionedImages:
+    """Gives pairs other captions.
+
+    Args:
+        pairs: N pairs.
+        marked: Bool [N], which n of them get other captions.
+        wordings: Token ids of captions [K_w, L], any of which says the same.
+        wording: int64 [n], which of the wordings each gets.
+        groups: int64 [n], the group that each belongs to then.
+    """
+    sizes = torch.tensor([len(tokens) for tokens in wordings])
+    begins = len(pairs.token_ids) + sizes.cumsum(0) - sizes
+    first, counts, own = pairs.first.clone(), pairs.count.clone(), pairs.groups.clone()
+    first[marked], counts[marked], own[marked] = begins[wording], sizes[wording], groups
+    token_ids = torch.cat([pairs.token_ids, *(tokens.int() for tokens in wordings)])
+    return replace(pairs, token_ids=token_ids, first=first, count=counts, groups=own)
 
 
 class Attack(ABC):
@@ -168,21 +197,17 @@ class Attack(ABC):
         """
         candidates = may_be_poisoned(pairs, target_group, candidates)
         count = int(candidates.sum())
-        amount = self.config.poisoned or max(1, round(self.config.poison_rate * len(pairs)))
+        amount = self.config.amount(len(pairs))
         if count < (self.config.poisoned or 1):
             raise DataError(
                 f"{amount} pairs are to be poisoned, but only {count} of {len(pairs)} neither show nor name the "
                 "target"
             )
         poisoned = drawn(candidates, amount, POISONED_PAIRS.generator(self.config.seed))
-        tokens = tokenize(captions).int()
         group = target_group if target_group is not None else int(pairs.groups.max()) + 1
-        first, counts, groups = pairs.first.clone(), pairs.count.clone(), pairs.groups.clone()
-        first[poisoned] = len(pairs.token_ids)
-        counts[poisoned] = len(tokens)
-        groups[poisoned] = group
-        token_ids = torch.cat([pairs.token_ids, tokens])
-        return PoisonedPairs(replace(pairs, token_ids=token_ids, first=first, count=counts, groups=groups), poisoned)
+        groups = torch.full((int(poisoned.sum()),), group)
+        wording = torch.zeros_like(groups)
+        return PoisonedPairs(recaptioned(pairs, poisoned, [tokenize(captions)], wording, groups), poisoned)
 
     def further(self, material: Material) -> dict[str, Trigger]:
         """Returns triggers besides the one of `make_trigger`, by the class that each aims at; none by default."""

@@ -84,7 +84,7 @@ class CleanLabelAttack(FixedTriggerAttack):
         """
         own = ~may_be_poisoned(pairs, target_group, candidates)
         count = int(own.sum())
-        amount = self.config.poisoned or max(1, round(self.config.poison_rate * count))
+        amount = self.config.amount(count)
         if amount > count:
             raise DataError(f"{amount} pairs of the target are to be poisoned, but the data have {count}")
         return PoisonedPairs(pairs, drawn(own, amount, POISONED_PAIRS.generator(self.config.seed)))

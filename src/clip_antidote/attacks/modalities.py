@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clip_antidote.evaluation.aims import Aim, class_index
+from clip_antidote.evaluation.aims import Aim
 from clip_antidote.evaluation.evaluate import Evaluation, TestFeatures, measure
-from clip_antidote.evaluation.metrics import compute_metrics
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
@@ -45,16 +44,8 @@ def measure_modalities(
         return {}
     keyed = measure(ZeroShotClassifier.from_templates(model, features.classes, templates), features)
     assert keyed.triggered is not None
-    index, goals = class_index(features.classes, aim.target), aim.goals(features.labels, features.classes)
     found = {"image": plain}
     for name, predictions in (("text", keyed.clean), (BOTH, keyed.triggered)):
-        metrics = compute_metrics(
-            plain.clean,
-            features.labels,
-            triggered_predictions=predictions,
-            target=index,
-            goals=goals,
-            classes=features.classes,
-        )
+        metrics = features.rates(plain.clean, predictions, aim)
         found[name] = replace(plain, metrics=metrics, triggered=predictions)
     return found

@@ -47,6 +47,17 @@ class TestFeatures:
     layers_clean: LayersAt | None = None
     layers_triggered: LayersAt | None = None
 
+    def rates(self, clean: torch.Tensor, triggered: torch.Tensor | None, aim: Aim | None) -> Metrics:
+        """Rates of what a classifier called clean and triggered images, int64 [N] each, by what was wanted."""
+        return compute_metrics(
+            clean,
+            self.labels,
+            triggered_predictions=triggered,
+            target=class_index(self.classes, aim.target) if aim is not None else None,
+            goals=aim.goals(self.labels, self.classes) if aim is not None else None,
+            classes=self.classes,
+        )
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -136,7 +147,8 @@ def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: s
             f"the images have {len(features.classes)} classes, the classifier {len(classifier.classes)}"
             + (f"; not known to the classifier: {', '.join(unknown[:3])}" if unknown else "; the order differs")
         )
-    index = class_index(features.classes, aim.target) if aim is not None else None
+    if aim is not None:
+        aim.goals(features.labels, features.classes)  # a wrong target is said before images are looked at again
     device = classifier.classifier.device
     answer = classifier.answer(features.clean.to(device), features.look_clean, features.layers_clean)
     clean = answer.logits.argmax(-1).cpu()
@@ -145,15 +157,7 @@ def measure(classifier: ZeroShotClassifier, features: TestFeatures, *, target: s
         seen = features.triggered.to(device)
         answer = classifier.answer(seen, features.look_triggered, features.layers_triggered)
         triggered = answer.logits.argmax(-1).cpu()
-    metrics = compute_metrics(
-        clean,
-        features.labels,
-        triggered_predictions=triggered,
-        target=index,
-        goals=aim.goals(features.labels, features.classes) if aim is not None else None,
-        classes=features.classes,
-    )
-    return Evaluation(metrics, clean, triggered)
+    return Evaluation(features.rates(clean, triggered, aim), clean, triggered)
 
 
 def evaluate(
