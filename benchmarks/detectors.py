@@ -17,14 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from clip_antidote.benchmark.judging import area_interval
 from clip_antidote.benchmark.population import ModelRecord, read_population
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.data.folders import load_images
 from clip_antidote.detectors import DETECTORS
 from clip_antidote.detectors.base import Decision
 from clip_antidote.detectors.detect import detect, make_detector
-from clip_antidote.evaluation.roc import found_at, roc_auc
+from clip_antidote.evaluation.roc import area_interval, found_at, roc_auc
 from clip_antidote.models import load_model
 from clip_antidote.versions import library_versions
 

@@ -32,6 +32,7 @@ from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
+from clip_antidote.training.perturb import signed_step
 from clip_antidote.triggers import Trigger
 from clip_antidote.versions import library_versions
 
@@ -82,9 +83,7 @@ def perturbed(loss: Change, images: torch.Tensor) -> torch.Tensor:
     """Descends a loss per image [N] within L∞ `BOUND`, signed gradient steps of a tenth of it."""
     delta = torch.zeros_like(images)
     for _ in range(STEPS):
-        delta.requires_grad_(True)
-        (slope,) = torch.autograd.grad(loss((images + delta).clamp(0, 1)).sum(), delta)
-        delta = (delta.detach() - BOUND / 10 * slope.sign()).clamp(-BOUND, BOUND)
+        delta = signed_step(lambda d: loss((images + d).clamp(0, 1)).sum(), delta, size=-BOUND / 10, bound=BOUND)
     return (images + delta).clamp(0, 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -32,13 +33,21 @@ from clip_antidote.reporting.scan_report import reason_for
 NAMES = ("a", "b", "c", "d", "e", "f")
 
 
-def fitted(*scores: float, weights: dict[str, float] | None = None, offset: float = 1.0) -> FittedEvidence:
-    """Evidence whose clean models have these scores, in the one look that there is."""
-    null = tuple(
-        NullModel(name=f"clean-{number}", tower="ResNet" if number % 2 else "ViT", scores={"6x4": score})
-        for number, score in enumerate(scores)
+def fitted(
+    *scores: float,
+    weights: dict[str, float] | None = None,
+    offset: float = 1.0,
+    beside: Sequence[float] = (),
+) -> FittedEvidence:
+    """Evidence whose clean models have these scores, and poisoned ones these beside their target; in one look."""
+    null, others = (
+        tuple(
+            NullModel(name=f"{kind}-{number}", tower="ResNet" if number % 2 else "ViT", scores={"6x4": score})
+            for number, score in enumerate(column)
+        )
+        for kind, column in (("clean", scores), ("poisoned", beside))
     )
-    return FittedEvidence(command="by hand", weights=weights or {"any": 2.0}, offset=offset, null=null)
+    return FittedEvidence(command="by hand", weights=weights or {"any": 2.0}, offset=offset, null=null, beside=others)
 
 
 def surveyed(**values: list[float]) -> Survey:
@@ -260,13 +269,22 @@ def test_what_is_needed_is_where_the_alarm_begins() -> None:
     assert verdict.needed == pytest.approx(18 + math.log(6) + 1.0)
 
 
-def test_a_second_target_is_hidden_by_the_first_and_needs_more_than_any_clean_model_gave() -> None:
+def test_a_second_target_is_hidden_by_the_first_and_needs_more_than_poisoned_models_have_beside_theirs() -> None:
     far = [0.3, 0.31, 0.29, 0.3, 0.32, 0.3, 0.28, 0.31, 0.05, 0.1]
     survey = surveyed(any=far)
     names = tuple("abcdefghij")
-    weights = {"any": 3.0}
-    easy = judge_survey(survey, names, fitted(*[3.0] * 19, weights=weights), alarm=0.05)
-    assert easy.targets == ("i", "j")
-    assert judge_survey(survey, names, fitted(*[3.0] * 19, weights=weights), alarm=0.05, most=1).targets == ("i",)
-    alone = surveyed(any=[*far[:9], 0.3])
-    assert judge_survey(alone, names, fitted(*[3.0] * 19, weights=weights), alarm=0.05).targets == ("i",)
+
+    def targets(
+        beside: Sequence[float], *, survey: Survey = survey, alarm: float = 0.05, most: int = 3
+    ) -> tuple[str, ...]:
+        evidence = fitted(*[3.0] * 19, weights={"any": 3.0}, beside=beside)
+        return judge_survey(survey, names, evidence, alarm=alarm, most=most).targets
+
+    assert targets([3.0] * 19) == ("i", "j")
+    assert targets([3.0] * 18 + [99.0]) == ("i",), "blameless classes of a poisoned model had as much"
+    assert targets([3.0] * 38 + [99.0]) == ("i", "j"), "in one of 39, which is one in twenty with this model"
+    assert targets([3.0] * 18) == ("i",), "of so few models nothing is rare enough"
+    assert targets([]) == ("i",)
+    assert targets([3.0] * 19, most=1) == ("i",)
+    assert targets([3.0] * 19, alarm=1.0) == ("i", "j"), "who wants every model accused gets no further targets"
+    assert targets([3.0] * 19, survey=surveyed(any=[*far[:9], 0.3])) == ("i",)

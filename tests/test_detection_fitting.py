@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from clip_antidote.benchmark.detection_tables import several_table
 from clip_antidote.benchmark.judging import (
     Case,
-    area_interval,
-    ease_deviation,
     fit_cases,
     judge_unseen,
     read_judgments,
 )
 from clip_antidote.benchmark.population import ModelRecord
+from clip_antidote.benchmark.rules import ease_deviation
 from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.surveys import SurveyRecord
 from clip_antidote.config import Record
@@ -29,7 +30,7 @@ from clip_antidote.detection.forms import FORMS
 from clip_antidote.detection.statistics import STATISTICS
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
-from clip_antidote.evaluation.roc import found_at, roc_auc
+from clip_antidote.evaluation.roc import area_interval, found_at, roc_auc
 from conftest import Cli
 
 CLASSES = 20
@@ -141,6 +142,42 @@ def test_a_model_that_is_surveyed_often_counts_once() -> None:
     cases = [case(number, "a") for number in range(12)]
     again = fit_cases([*cases, *[cases[0]] * 5], "by hand")
     assert again.offset == pytest.approx(fit_cases(cases, "by hand").offset, abs=1e-3)
+
+
+def test_what_poisoned_models_have_beside_their_target_is_kept() -> None:
+    cases = [case(number, "a") for number in range(12)]
+    fitted = fit_cases(cases, "by hand")
+    assert {model.name for model in fitted.beside} == {c.model.name for c in cases if c.poisoned}
+    one = cases[3]
+    left = {name: torch.cat([value[:3], value[4:]]) for name, value in one.values.items()}
+    kept = next(model.scores["20x16"] for model in fitted.beside if model.name == one.model.name)
+    assert kept == pytest.approx(model_score(fitted.class_scores(left)), abs=1e-3)
+    assert kept < model_score(fitted.class_scores(one.values))
+
+
+def test_a_further_target_is_no_blameless_class() -> None:
+    """It is left out of the fit and of the null, and judged by whether it is named or guarded."""
+    cases = [case(number, tower) for tower in ("a", "b", "c") for number in range(60)]
+    several = next(c for c in cases if c.model.tower == "a" and c.survey.target == 3)
+    values = several.values
+    values["any"][3], values["any"][7] = 0.0, 0.2
+    both = replace(several, survey=several.survey.model_copy(update=_survey(values, further=(7,))))
+    cases[cases.index(several)] = both
+    fitted = fit_cases(cases, "by hand")
+    assert both.model.name not in {model.name for model in fitted.beside}
+    classes = tuple(name for name in both.survey.classes if name != "7")
+    alone = both.survey.model_copy(update={**_survey(both.without([7])), "classes": classes})
+    same = fit_cases([replace(both, survey=alone) if c is both else c for c in cases], "by hand")
+    assert (fitted.weights, fitted.offset) == (same.weights, same.offset)
+    judged = next(j for j in judge_unseen(cases) if j.model == both.model.name)
+    assert (judged.targets, judged.found, judged.covered, judged.wrong) == (2, 2, 2, 0)
+    assert f"| {both.model.name} | 2 | 2 | 2 | 0 |" in several_table([judged])
+    clean = next(j for j in judge_unseen(cases) if j.attack is None)
+    assert (clean.targets, clean.found, clean.covered) == (0, 0, 0)
+
+
+def _survey(values: dict[str, torch.Tensor], further: tuple[int, ...] = ()) -> dict[str, object]:
+    return {"values": {name: value.tolist() for name, value in values.items()}, "further": further}
 
 
 def test_area_under_roc_is_that_of_scikit_learn() -> None:

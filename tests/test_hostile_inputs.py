@@ -90,6 +90,19 @@ def test_odd_configurations_are_told(
     assert str(caught.value).isprintable()
 
 
+def test_a_tower_whose_features_do_not_fit_their_projection_is_told() -> None:
+    """open_clip builds it, and it fails at the first image."""
+    config = copy.deepcopy(SMALL)
+    config["vision_cfg"] = {
+        "timm_model_name": "fasternet_t0",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 64,
+    }
+    with pytest.raises(ModelError, match=r"the image tower fasternet_t0 cannot be used .* timm_pool or timm_proj"):
+        build_open_clip(config)
+
+
 def test_a_configuration_far_larger_than_its_weights_takes_no_memory(model_folder: str, tmp_path: Path) -> None:
     file = tmp_path / "small" / "open_clip_config.json"
     config = json.loads(file.read_text())

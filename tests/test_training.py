@@ -18,6 +18,7 @@ from clip_antidote.training.interrupt import held_interrupt
 from clip_antidote.training.loop import TrainingConfig, train_contrastive
 from clip_antidote.training.losses import multi_positive_info_nce
 from clip_antidote.training.optim import build_adamw, warmup_cosine
+from clip_antidote.training.perturb import signed_step
 
 CONFIG = TrainingConfig(steps=6, batch_size=8, lr=1e-3, warmup=2, precision="fp32", checkpoint_every=3)
 
@@ -232,6 +233,16 @@ def test_betas_and_eps_reach_the_optimizer(small_model: OpenCLIPEncoder) -> None
     assert not torch.allclose(*weights)
     with pytest.raises(UsageError, match="betas"):
         TrainingConfig.build({"betas": [0.9, 1.0]})
+
+
+def test_a_signed_step_by_hand() -> None:
+    slope = torch.tensor([2.0, -0.1, 0.0, 5.0])
+    start = torch.tensor([0.0, 0.0, 0.3, 0.45])
+    moved = signed_step(lambda delta: (slope * delta).sum(), start, size=0.2, bound=0.5)
+    assert moved.tolist() == pytest.approx([0.2, -0.2, 0.3, 0.5])
+    assert not moved.requires_grad
+    back = signed_step(lambda delta: (slope * delta).sum(), start, size=-0.2, bound=0.5)
+    assert back.tolist() == pytest.approx([-0.2, 0.2, 0.3, 0.25])
 
 
 def test_warmup_cosine_by_hand() -> None:

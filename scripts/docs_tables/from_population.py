@@ -14,6 +14,7 @@ from clip_antidote.benchmark.detection_tables import (
     looks_table,
     main_look,
     rules_table,
+    several_table,
 )
 from clip_antidote.benchmark.judging import Judgment, read_judgments
 from clip_antidote.benchmark.population import ModelRecord, read_population
@@ -105,6 +106,12 @@ def _means(rows: list[dict[str, Any]]) -> list[str]:
         both("target_ca"),
         "",
     ]
+
+
+@table("detection-several")
+def several(records: Records) -> str:
+    """Models with several targets: which are named, which guarded."""
+    return several_table(main_look(judged(records)))
 
 
 @table("population-purified")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.progress import track
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.streams import POISONED_PAIRS
+from clip_antidote.training.perturb import signed_step
 from clip_antidote.triggers.patches import PatchesConfig, PatchesTrigger
 
 
@@ -126,13 +128,17 @@ def perturb(model: DualEncoder, images: torch.Tensor, material: Material, config
     with model.frozen():
         for part in track(parts, "perturbing images of the target", total=len(parts)):
             clean = part.to(model.device).float() / 255
-            labels = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
             delta = torch.zeros_like(clean)
+            loss_of = partial(_distance, model, weights, clean)
             for _ in range(config.steps):
-                delta.requires_grad_(True)
-                logits = model.logit_scale * model.encode_images(model.fit_images(clean + delta)) @ weights.T
-                (slope,) = torch.autograd.grad(F.cross_entropy(logits, labels), delta)
-                delta = (delta.detach() + config.step_size * bound * slope.sign()).clamp(-bound, bound)
+                delta = signed_step(loss_of, delta, size=config.step_size * bound, bound=bound)
                 delta = (clean + delta).clamp(0, 1) - clean
             out.append(((clean + delta) * 255).round().to(torch.uint8).cpu())
     return torch.cat(out)
+
+
+def _distance(model: DualEncoder, weights: torch.Tensor, clean: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the target, the first of `weights` [C, D], on perturbed images [N, 3, S, S]."""
+    labels = torch.zeros(len(clean), dtype=torch.long, device=clean.device)
+    logits = model.logit_scale * model.encode_images(model.fit_images(clean + delta)) @ weights.T
+    return F.cross_entropy(logits, labels)

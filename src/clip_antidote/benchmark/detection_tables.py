@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from clip_antidote.benchmark.judging import Judgment, area_interval
+from clip_antidote.benchmark.judging import Judgment
 from clip_antidote.benchmark.tables import markdown, mean_percent
 from clip_antidote.detection.verdict import ALARM, is_suspicious
 from clip_antidote.evaluation.metric_table import MISSING
-from clip_antidote.evaluation.roc import found_at, roc_auc
+from clip_antidote.evaluation.roc import area_interval, found_at, roc_auc
 
 OURS = "evidence"
 
@@ -47,19 +47,26 @@ def groups_table(judgments: Sequence[Judgment], key: Callable[[Judgment], str], 
                 f"{alarms} of {len(clean)}" if clean else MISSING,
                 f"{len(found)} of {len(poisoned)}" if poisoned else MISSING,
                 f"{named} of {len(found)}" if found else MISSING,
+                f"{sum(j.wrong > 0 for j in found)} of {len(found)}" if found else MISSING,
                 f"{sum(j.guarded for j in poisoned)} of {len(poisoned)}" if poisoned else MISSING,
                 f"{sum(losses) / len(losses):.2f}" if losses else MISSING,
             ]
         )
-    return markdown(
-        [head, "AUC [95 %]", "false alarms", "found", "of these named", "target guarded", "cross-entropy"], rows
-    )
+    heads = ["AUC [95 %]", "false alarms", "found", "of these named", "also a class that is none", "target guarded"]
+    return markdown([head, *heads, "cross-entropy"], rows)
 
 
 def attacks_table(judgments: Sequence[Judgment], alarm: float) -> str:
     """Our rule per attack."""
     poisoned = [j for j in judgments if j.attack is not None and j.in_list]
     return groups_table(poisoned, lambda j: j.attack or "", "attack", alarm)
+
+
+def several_table(judgments: Sequence[Judgment]) -> str:
+    """Models with several targets: how many are named, and how many get a gate."""
+    several = sorted((j for j in judgments if j.targets > 1), key=lambda j: j.model)
+    rows = [[j.model, str(j.targets), str(j.found), str(j.covered), str(j.wrong)] for j in several]
+    return markdown(["model", "targets", "named", "named or guarded", "named, though none"], rows)
 
 
 def area(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str) -> str:
@@ -106,6 +113,9 @@ def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str,
         f"Rules, {largest} classes, 16 shots": rules_table(main),
         f"By tower, {largest} classes, 16 shots": groups_table(main, lambda j: j.tower, "tower", alarm),
         f"By attack, {largest} classes, 16 shots": attacks_table(main, alarm),
+        f"Several targets, {largest} classes, 16 shots": several_table(
+            [j for j in judgments if j.look == main[0].look]
+        ),
         "By classes and shots": looks_table(judgments, alarm),
         "Kept apart": apart_table(judgments, alarm),
     }

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from clip_antidote.benchmark.population import ModelRecord
+from clip_antidote.benchmark.rules import BASELINES
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.surveys import SurveyRecord, as_tensors
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
-from clip_antidote.detection.probes import PROBES
-from clip_antidote.detection.scores import class_scores, disagreement
+from clip_antidote.detection.scores import class_scores
 from clip_antidote.detection.search import choose_guarded, most_guarded
-from clip_antidote.detection.statistics import EASE, outlier_scores
 from clip_antidote.detection.survey import Survey
+from clip_antidote.detection.verdict import ALARM, is_suspicious, suspect_classes
 from clip_antidote.errors import DataError, UsageError
-from clip_antidote.evaluation.roc import roc_auc
 from clip_antidote.files import write_json
 from clip_antidote.inversion.config import InversionConfig
-
-RESAMPLES = 2000
-"""Bootstrap samples behind an interval."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,16 @@ class Case:
         return as_tensors(self.survey.values)
 
     @property
+    def targets(self) -> tuple[int, ...]:
+        """Indices of the targets that are in the list."""
+        return (() if self.survey.target is None else (self.survey.target,)) + self.survey.further
+
+    def without(self, labels: Collection[int]) -> dict[str, torch.Tensor]:
+        """The statistics of the other classes."""
+        rest = torch.tensor([i for i in range(len(self.survey.classes)) if i not in labels])
+        return {name: value[rest] for name, value in self.values.items()}
+
+    @property
     def look(self) -> str:
         """The look as the evidence calls it, CLASSESxSHOTS."""
         return f"{len(self.survey.classes)}x{self.survey.shots}"
@@ -69,10 +74,14 @@ class Judgment(Record):
         attack: Its attack; None for a clean model.
         in_list: Whether the target is one of the classes.
         scores: Evidence against it by the name of the rule, ours under "evidence".
-        named: By the name of the rule, whether the true target leads.
-        guarded: Whether the target is among the classes that get a gate, accused or not.
+        named: By the name of the rule, whether a true target leads.
+        guarded: Whether the target is, or all are, among the classes that get a gate, accused or not.
+        targets: How many targets are in the list.
+        found: How many of them are named, where the model is called suspicious.
+        covered: How many of them get a gate, named or not.
+        wrong: How many classes are named that are no targets.
         p_value: Of our rule.
-        loss: Cross-entropy of our rule, in nats; None where the target is not in the list.
+        loss: Cross-entropy of our rule, in nats; None where the target is not in the list, or there are several.
         apart: Whether its kind of tower was kept apart: no fit saw it, nor any choice of statistics or settings.
     """
 
@@ -84,59 +93,51 @@ class Judgment(Record):
     scores: dict[str, float]
     named: dict[str, bool]
     guarded: bool
+    targets: int = 0
+    found: int = 0
+    covered: int = 0
+    wrong: int = 0
     p_value: float
     loss: float | None
     apart: bool = False
 
 
-Rule = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
-"""Gives every class a score [C], from the statistics."""
-
-
-def text_alone(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The disagreement of text and images alone."""
-    return disagreement(outlier_scores(values))
-
-
-def ease_deviation(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Neural Cleanse's anomaly index (Wang et al. 2019) of the ease of inversion: deviations by 1.4826 · MAD.
-
-    The largest over the forms of triggers.
-    """
-    ease = torch.stack([values[name] for name in EASE])
-    deviations = ease.median(1, keepdim=True).values - ease
-    return (deviations / (1.4826 * deviations.abs().median(1, keepdim=True).values).clamp_min(1e-12)).amax(0)
-
-
-def probes_alone(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The loudest of waves, noise and warps."""
-    scores = outlier_scores(values)
-    return torch.stack([scores[name] for name in PROBES]).amax(0)
-
-
-BASELINES: dict[str, Rule] = {
-    "disagreement alone": text_alone,
-    "inversion alone (MAD)": ease_deviation,
-    "probes alone": probes_alone,
-}
-
-
 def fit_cases(cases: Sequence[Case], command: str, *, names: Sequence[str] = FITTED) -> FittedEvidence:
     """Fits the evidence to cases, and takes their clean models as null distribution.
 
-    All looks at one model together count as one model. Cases whose target is not in the list are left out.
+    All looks at one model together count as one model. Cases whose target is not in the list are left out, and of
+    models with several targets all but the first.
     """
     used = [case for case in cases if not case.poisoned or case.survey.target is not None]
     looks = {name: sum(case.model.name == name for case in used) for name in {case.model.name for case in used}}
-    examples = [Example(case.values, case.survey.target, 1 / looks[case.model.name]) for case in used]
+    examples = [_example(case, 1 / looks[case.model.name]) for case in used]
     weights, offset = fit_evidence(examples, names=names)
     rough = FittedEvidence(command=command, weights=weights, offset=offset, null=())
+    return rough.model_copy(
+        update={
+            "null": _null([case for case in cases if not case.poisoned], rough),
+            "beside": _null([case for case in used if len(case.targets) == 1], rough),
+        }
+    )
+
+
+def _example(case: Case, weight: float) -> Example:
+    """Makes an example of a case, without its further targets: they are no blameless classes."""
+    further = case.survey.further
+    target = case.survey.target
+    if target is not None:
+        target -= sum(label < target for label in further)
+    return Example(case.without(further), target, weight)
+
+
+def _null(cases: Sequence[Case], rough: FittedEvidence) -> tuple[NullModel, ...]:
+    """Scores what is left of models without their targets."""
     null: dict[str, NullModel] = {}
-    for case in (case for case in cases if not case.poisoned):
+    for case in cases:
         known = null.get(case.model.name, NullModel(name=case.model.name, tower=case.model.tower, scores={}))
-        score = round(model_score(rough.class_scores(case.values)), 3)
+        score = round(model_score(rough.class_scores(case.without(case.targets))), 3)
         null[case.model.name] = known.model_copy(update={"scores": {**known.scores, case.look: score}})
-    return rough.model_copy(update={"null": tuple(null.values())})
+    return tuple(null.values())
 
 
 def judge_unseen(
@@ -169,7 +170,11 @@ def judge_case(case: Case, fitted: FittedEvidence) -> Judgment:
     scored = {"evidence": fitted.class_scores(case.values)}
     scored |= {name: rule(case.values) for name, rule in BASELINES.items()}
     scores = {name: float(s.max()) if name in BASELINES else model_score(s) for name, s in scored.items()}
-    own = scored["evidence"]
+    own, score = scored["evidence"], scores["evidence"]
+    p_value = fitted.p_value(score, classes=classes, shots=case.survey.shots)[0]
+    survey, accused = Survey(case.values, case.survey.shots), is_suspicious(score, p_value, ALARM)
+    suspected = suspect_classes(survey, fitted, most=InversionConfig().max_targets) if accused else []
+    guarded = guarded_classes(survey, own, suspected)
     return Judgment(
         model=case.model.name,
         tower=case.model.tower,
@@ -177,31 +182,26 @@ def judge_case(case: Case, fitted: FittedEvidence) -> Judgment:
         attack=case.model.attack,
         in_list=target is not None,
         scores=scores,
-        named={name: target is not None and int(s.argmax()) == target for name, s in scored.items()},
-        guarded=target is not None and target in guarded_classes(case, own),
-        p_value=fitted.p_value(scores["evidence"], classes=classes, shots=case.survey.shots)[0],
-        loss=_loss(own, target) if target is not None or not case.poisoned else None,
+        named={name: int(s.argmax()) in case.targets for name, s in scored.items()},
+        guarded=target is not None and {*case.targets} <= {*guarded},
+        targets=len(case.targets),
+        found=len({*suspected} & {*case.targets}),
+        covered=len({*guarded} & {*case.targets}),
+        wrong=len({*suspected} - {*case.targets}),
+        p_value=p_value,
+        loss=_loss(own, target) if len(case.targets) == int(case.poisoned) else None,
     )
 
 
-def guarded_classes(case: Case, scores: torch.Tensor) -> tuple[int, ...]:
-    """Returns the classes that a purification by default would guard, if none were accused."""
-    survey = Survey(case.values, case.survey.shots)
+def guarded_classes(survey: Survey, scores: torch.Tensor, suspected: Sequence[int] = ()) -> tuple[int, ...]:
+    """Returns the classes that a purification by default guards: those it suspects, then others that come near."""
     most = most_guarded(len(scores), InversionConfig().guarded)
-    return choose_guarded(class_scores(survey, scores), most)
+    rest = [entry for entry in class_scores(survey, scores) if entry.label not in suspected]
+    return (*suspected, *choose_guarded(rest, most - len(suspected)))
 
 
 def _loss(scores: torch.Tensor, target: int | None) -> float:
     return float(cross_entropies(scores[None], torch.tensor([-1 if target is None else target])))
-
-
-def area_interval(clean: Sequence[float], poisoned: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
-    """Returns the 95 % interval of the area, by resampling models."""
-    rng = np.random.default_rng(seed)
-    c, p = np.asarray(clean), np.asarray(poisoned)
-    areas = [roc_auc(rng.choice(c, len(c)).tolist(), rng.choice(p, len(p)).tolist()) for _ in range(RESAMPLES)]
-    low, high = np.quantile(areas, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def judge_records(records: Path, *, fit: Path | None = None, apart: Sequence[str] = ()) -> list[Judgment]:

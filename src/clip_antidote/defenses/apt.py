@@ -13,6 +13,7 @@ from clip_antidote.defenses.tower_tuning import ShotsConfig, ShotTask, descend
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.class_prompts import ClassPrompts, encode_prompts
 from clip_antidote.training.optim import warmup_cosine
+from clip_antidote.training.perturb import signed_step
 
 
 class APTConfig(ShotsConfig):
@@ -80,10 +81,10 @@ class APT(Defense):
         config: APTConfig = self.config
         start = torch.rand(images.shape, generator=generator).to(images) * 2 - 1
         delta = config.epsilon * start
+
+        def loss_of(delta: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(scale * model.encode_images((images + delta).clamp(0, 1)) @ weights.T, labels)
+
         for _ in range(config.attack_steps):
-            delta.requires_grad_(True)
-            logits = scale * model.encode_images((images + delta).clamp(0, 1)) @ weights.T
-            (slope,) = torch.autograd.grad(F.cross_entropy(logits, labels), delta)
-            moved = delta.detach() + config.attack_lr * slope.sign()
-            delta = moved.clamp(-config.epsilon, config.epsilon)
-        return (images + delta.detach()).clamp(0, 1)
+            delta = signed_step(loss_of, delta, size=config.attack_lr, bound=config.epsilon)
+        return (images + delta).clamp(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from clip_antidote.defenses.tower_tuning import ShotsConfig, ShotTask, count, de
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.image_tower import image_parameters, recorded, stages
 from clip_antidote.prompts.classifier import ZeroShotClassifier
+from clip_antidote.training.perturb import signed_step
 from clip_antidote.triggers.mask import MaskTrigger
 
 FAINT = -2.0
@@ -114,19 +116,22 @@ def find_target(model: DualEncoder, task: ShotTask, config: InverTuneConfig) -> 
     """The class whose share of predictions grows most under a universal perturbation that is to mislead."""
     delta = torch.zeros(1, 3, model.image_size, model.image_size, device=model.device)
     for step in range(config.probe_steps):
-        images, labels = task.batch(step)
-        delta.requires_grad_(True)
-        (slope,) = torch.autograd.grad(task.loss(model, (images + delta).clamp(0, 1), labels), delta)
-        moved = delta.detach() + config.probe_lr * slope.sign()
-        delta = moved.clamp(-config.probe_bound, config.probe_bound)
+        loss_of = partial(_perturbed_loss, task, model, *task.batch(step))
+        delta = signed_step(loss_of, delta, size=config.probe_lr, bound=config.probe_bound)
     grown = torch.zeros(len(task.classes), device=model.device)
     with torch.no_grad():
         for step in range(8):
             images, _ = task.batch(step)
-            for pixels, sign in ((images, -1), ((images + delta.detach()).clamp(0, 1), 1)):
+            for pixels, sign in ((images, -1), ((images + delta).clamp(0, 1), 1)):
                 called = task.logits(model.encode_images(pixels)).argmax(-1)
                 grown += sign * called.bincount(minlength=len(grown))
     return int(grown.argmax())
+
+
+def _perturbed_loss(
+    task: ShotTask, model: DualEncoder, images: torch.Tensor, labels: torch.Tensor, delta: torch.Tensor
+) -> torch.Tensor:
+    return task.loss(model, (images + delta).clamp(0, 1), labels)
 
 
 def invert_trigger(model: DualEncoder, task: ShotTask, target: int, config: InverTuneConfig) -> MaskTrigger:

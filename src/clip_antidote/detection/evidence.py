@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -16,12 +16,12 @@ from clip_antidote.detection.statistics import counted_scores
 
 
 class NullModel(Record):
-    """A clean model of the population, and what was found in it.
+    """A model of the population, and what was found among classes of it that are no targets.
 
     Attributes:
         name: Its name.
         tower: Kind of its image tower.
-        scores: Evidence against it by the look, CLASSESxSHOTS.
+        scores: Evidence against these classes by the look, CLASSESxSHOTS.
     """
 
     name: str
@@ -42,12 +42,15 @@ class FittedEvidence(Record):
         weights: By the name of the statistic.
         offset: What blameless classes have to exceed.
         null: The clean models.
+        beside: Poisoned models with a single target, without it: their training shakes blameless classes too, so that
+            a further target is held against these.
     """
 
     command: str
     weights: dict[str, float]
     offset: float
     null: tuple[NullModel, ...]
+    beside: tuple[NullModel, ...] = ()
 
     def class_scores(self, values: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns the log likelihood ratio of every class [C]."""
@@ -62,7 +65,15 @@ class FittedEvidence(Record):
             The conformal p-value, (1 + clean models at or above) / (n + 1), and the number n of clean models.
         """
         clean = self.clean_scores(classes=classes, shots=shots)
-        return (1 + sum(other >= score for other in clean)) / (len(clean) + 1), len(clean)
+        return conformal_p(score, clean), len(clean)
+
+    def further_p_value(self, score: float, *, classes: int, shots: float) -> float:
+        """Compares what is left of a model without its targets with what is left of poisoned ones without theirs.
+
+        Returns:
+            The conformal p-value; 1 where none were looked at.
+        """
+        return conformal_p(score, _scores(self.beside, classes=classes, shots=shots))
 
     def score_needed(self, alarm: float, *, classes: int, shots: float) -> float | None:
         """Returns the score above which the p-value is at most `alarm`; None where there are too few clean models."""
@@ -73,16 +84,23 @@ class FittedEvidence(Record):
         return clean[allowed] if allowed < len(clean) else -math.inf
 
     def clean_scores(self, *, classes: int, shots: float) -> list[float]:
-        """Returns the scores of the clean models, looked at in the way that is most like the given one.
+        """Returns the scores of the clean models, looked at in the way that is most like the given one."""
+        return _scores(self.null, classes=classes, shots=shots)
 
-        A way in which fewer than half of them were looked at does not count.
-        """
-        counts = Counter(look for model in self.null for look in model.scores)
-        looks = {look for look, count in counts.items() if 2 * count >= len(self.null)}
-        if not looks:
-            return []
-        look = nearest_look(looks, classes=classes, shots=shots)
-        return [model.scores[look] for model in self.null if look in model.scores]
+
+def conformal_p(score: float, others: Sequence[float]) -> float:
+    """Returns the share of those who score as high, this one counted among them (Vovk, Gammerman and Shafer 2005)."""
+    return (1 + sum(other >= score for other in others)) / (len(others) + 1)
+
+
+def _scores(models: Sequence[NullModel], *, classes: int, shots: float) -> list[float]:
+    """Scores of the look that is most like a given one; one that fewer than half of the models had does not count."""
+    counts = Counter(look for model in models for look in model.scores)
+    looks = {look for look, count in counts.items() if 2 * count >= len(models)}
+    if not looks:
+        return []
+    look = nearest_look(looks, classes=classes, shots=shots)
+    return [model.scores[look] for model in models if look in model.scores]
 
 
 def model_score(class_scores: torch.Tensor) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 LIMITS: tuple[str, ...] = (
     "A scan that finds nothing is no proof that a model is clean.",
     "Only the classes of the list are looked at: a backdoor whose target is not among them is not seen.",
-    "Several targets in one model hide each other: a further one is named only where it stands out more than any "
-    "class of a clean model.",
+    "Several targets in one model hide each other: a further one is named only where it stands out more than "
+    "blameless classes of poisoned models do.",
     "A backdoor that sends every class to another one (all-to-all) has no single target; it is neither seen nor "
     "removed.",
     "Triggers that are concepts, such as a kind of object in the picture or a word in the text, are neither a patch "

@@ -113,7 +113,7 @@ def judge_survey(
     score = model_score(scores)
     p_value, clean = judge_score(score, len(names), survey.shots, fitted)
     suspicious = is_suspicious(score, p_value, alarm)
-    targets = suspect_classes(survey, fitted, most=most) if suspicious else []
+    targets = suspect_classes(survey, fitted, alarm=alarm, most=most) if suspicious else []
     return Verdict(
         suspicious=suspicious,
         score=score,
@@ -153,18 +153,20 @@ def evidence_needed(classes: int, shots: float, fitted: FittedEvidence, alarm: f
     return None if needed is None or math.isinf(needed) else max(needed, 0.0) + math.log(classes) + fitted.offset
 
 
-def suspect_classes(survey: Survey, fitted: FittedEvidence, *, most: int) -> list[int]:
+def suspect_classes(survey: Survey, fitted: FittedEvidence, *, alarm: float = ALARM, most: int) -> list[int]:
     """Names the targets of a suspicious model, one after the other.
 
     The first is the class with the most evidence. It is taken out, since two targets hide each other by widening the
-    spread, and the rest is judged again: a further one must make the model more suspicious than every clean model is.
+    spread, and the rest is judged again: for a further one to be named, few poisoned models may look as suspicious
+    without their one target, see `FittedEvidence.beside`.
     """
     rest = torch.arange(len(next(iter(survey.values.values()))))
     found: list[int] = []
     while len(found) < most and len(rest) >= FEWEST:
         scores = fitted.class_scores({name: value[rest] for name, value in survey.values.items()})
-        p_value, clean = judge_score(model_score(scores), len(rest), survey.shots, fitted)
-        if found and not is_suspicious(model_score(scores), p_value, 1 / (clean + 1)):
+        score = model_score(scores)
+        p_value = fitted.further_p_value(score, classes=len(rest), shots=survey.shots)
+        if found and not is_suspicious(score, p_value, min(alarm, ALARM)):
             break
         found.append(int(rest[scores.argmax()]))
         rest = rest[rest != found[-1]]

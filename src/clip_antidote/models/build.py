@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 
 from clip_antidote.errors import ModelError, UnsupportedError
 from clip_antidote.files import write_json
@@ -77,6 +78,8 @@ def build_open_clip(
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"the model configuration does not describe an open_clip model: {reason}") from error
     model.eval()
+    if name := cfg["vision_cfg"].get("timm_model_name"):
+        _try_image_tower(model, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is assumed is said where a model is loaded
         preprocess = check_preprocess(preprocess_cfg or {}, "the model configuration")
@@ -88,6 +91,25 @@ def build_open_clip(
     encoder = OpenCLIPEncoder(model, tokenizer_factory or simple_tokenizer, **preprocess)
     encoder.model_cfg = kept
     return encoder
+
+
+def _try_image_tower(model: open_clip.CLIP | open_clip.CustomTextCLIP, name: str) -> None:
+    """Puts one black image through an image tower of timm.
+
+    Raises:
+        ModelError: It fails: open_clip puts a projection behind some towers that is not as wide as their features.
+    """
+    size: Any = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        with torch.no_grad():
+            model.encode_image(torch.zeros(1, 3, height, width))
+    except Exception as error:  # towers of timm fail in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the image tower {name} cannot be used with this vision_cfg: {reason}; change timm_pool or timm_proj, "
+            "or take another tower"
+        ) from error
 
 
 def save_open_clip(
