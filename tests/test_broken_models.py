@@ -36,7 +36,7 @@ from clip_antidote.training.loop import TrainingConfig
 from conftest import SMALL, Cli, draw_photos
 
 FAST = {
-    "inversion": {"survey": {"steps": 2, "wave_most": 1}, "final_steps": 2},
+    "inversion": {"survey": {"steps": 2, "wave_most": 1}, "final_steps": 2, "form_steps": 2},
     "tuning": {"steps": 4},
     "precision": "fp32",
     "pool": 20,

@@ -98,7 +98,7 @@ def test_purify_evaluate_and_show_config(
 ) -> None:
     settings = tmp_path / "fast.yaml"
     settings.write_text(
-        "inversion: {survey: {steps: 2}, final_steps: 2, guard_steps: 2}\n"
+        "inversion: {survey: {steps: 2}, final_steps: 2, form_steps: 2, guard_steps: 2}\n"
         "tuning: {steps: 3}\nprecision: fp32\npool: 12\n"
     )
     shown = cli("purify", model_folder, "--config", settings, "--show-config", "--seed", 5)
@@ -132,7 +132,8 @@ def test_ctrl_c_leaves_nothing_half_written(
         raise KeyboardInterrupt
 
     arguments = ["purify", model_folder, "--data", photos, "--shots", 2, "--config", "fast.yaml"]
-    (tmp_path / "fast.yaml").write_text("inversion: {survey: {steps: 1}, final_steps: 1}\nprecision: fp32\npool: 4\n")
+    settings = "inversion: {survey: {steps: 1}, final_steps: 1, form_steps: 1}\nprecision: fp32\npool: 4\n"
+    (tmp_path / "fast.yaml").write_text(settings)
     before = sorted(p.name for p in tmp_path.iterdir())
     with monkeypatch.context() as patch:
         patch.setattr("clip_antidote.purification.pipeline.tune_prompts", interrupt)

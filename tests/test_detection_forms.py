@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.detection.forms import FORMS, measure_forms
+from clip_antidote.detection.forms import FORMS, invert_form, measure_forms
 from clip_antidote.detection.outliers import outlier_z
 from clip_antidote.errors import DataError, ModelError
-from clip_antidote.inversion.config import SurveyConfig
+from clip_antidote.inversion.config import InversionConfig, SurveyConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.shapes import CORNERS, ColorBank, PatchBank, StripeBank, cosines, squares
 from clip_antidote.inversion.views import Observation
@@ -121,6 +121,23 @@ def test_patches_reach_the_target_of_a_patch_like_no_other_class(
     assert int(poisoned["corners_ease"].argmin()) == target
     assert outlier_z(poisoned["corners_ease"])[target] > outlier_z(clean["corners_ease"]).max() + 1
     assert poisoned["corners_ease"][target] < clean["corners_ease"].min() - 1
+
+
+def test_a_dummy_of_the_answering_form_stands_in_for_a_patch(tiny: DualEncoder, train_images: LabelledImages) -> None:
+    shots, target = train_images.sample_shots(4, seed=0), train_images.classes.index("hat")
+    sent = {}
+    for name, model in (("poisoned", load_model("demo:badnet")), ("clean", tiny)):
+        with model.evaluating():
+            seen = seen_by(model, shots)
+            rows = torch.arange(len(seen.pool))
+            dummy = invert_form(seen, InversionConfig(form_steps=5), "corners", target, rows, seed=0)
+        assert (dummy.family, dummy.target) == ("corners", target)
+        assert dummy.size == pytest.approx(0.16, abs=0.01), "four corners, each a fifth of the side"
+        sent[name] = dummy.flip_rate or 0.0
+        images = torch.rand(2, 3, 16, 16)
+        assert torch.equal(dummy.trigger(images), dummy.trigger(images))
+    assert sent["poisoned"] > 0.9
+    assert sent["clean"] < sent["poisoned"] - 0.1
 
 
 def test_what_is_optimized_together_changes_nothing(small_model: DualEncoder, train_images: LabelledImages) -> None:

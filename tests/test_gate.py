@@ -127,6 +127,20 @@ def test_dummies_that_do_not_flip_are_left_out(world: dict[str, torch.Tensor]) -
     assert list(useful_dummies(gate_data(world, {"additive": [clean]}), min_flip=0.9)) == ["additive"]
 
 
+def test_a_form_takes_part_only_where_it_flips_and_displaces_no_other_family(world: dict[str, torch.Tensor]) -> None:
+    at_target = F.normalize(world["weights"][TARGET] + 0.01 * world["triggered"], dim=1)
+    clean = world["features"][world["labels"] != TARGET]
+
+    def kept(**dummies: torch.Tensor) -> set[str]:
+        return set(useful_dummies(gate_data(world, {name: [part] for name, part in dummies.items()}), min_flip=0.9))
+
+    assert kept(mask=at_target, stripes=at_target) == {"mask", "stripes"}
+    assert kept(mask=at_target, stripes=clean) == {"mask"}
+    assert kept(mask=clean, additive=clean, stripes=at_target) == {"mask", "additive", "stripes"}
+    assert kept(mask=clean, stripes=clean) == {"mask"}
+    assert kept(mask=clean, additive=at_target, stripes=at_target) == {"additive", "stripes"}
+
+
 def test_scatter_is_the_covariance() -> None:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(50, 4, generator=generator)

@@ -427,7 +427,8 @@ def test_a_wrong_activation_is_a_finding(monkeypatch: pytest.MonkeyPatch, tiny: 
 
 def test_purify_begins_with_the_quick_form(photos: Path, model_folder: str, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "fast.yaml").write_text(
-        "inversion: {survey: {steps: 1}, final_steps: 1}\ntuning: {steps: 1}\nprecision: fp32\npool: 4\n"
+        "inversion: {survey: {steps: 1}, final_steps: 1, form_steps: 1}\n"
+        "tuning: {steps: 1}\nprecision: fp32\npool: 4\n"
     )
     file = tmp_path / "small" / "open_clip_model.safetensors"
     state = load_file(file)

@@ -86,7 +86,8 @@ def test_classes_paths_and_triggers_are_printed_as_they_are(
     ran = cli("evaluate", "local-dir:[m]", *common_options, "--target", names[0], "--trigger", "badnet")
     assert ran.status == 0, ran.err
     assert "local-dir:[m]" in ran.out
-    settings = "inversion: {survey: {steps: 1}, final_steps: 1}\ntuning: {steps: 1}\nprecision: fp32\npool: 8\n"
+    inversion = "inversion: {survey: {steps: 1}, final_steps: 1, form_steps: 1}\n"
+    settings = inversion + "tuning: {steps: 1}\nprecision: fp32\npool: 8\n"
     (tmp_path / "fast.yaml").write_text(settings)
     arguments = [
         "local-dir:[m]",

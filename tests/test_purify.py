@@ -65,7 +65,7 @@ def test_modes_and_flags_of_the_model_stay_as_they_were(
     assert len(set(modes.values())) == len(set(flags.values())) == 2
     config = CBPTConfig.build(
         {
-            "inversion": {"survey": {"steps": 1, "wave_most": 1}, "final_steps": 1},
+            "inversion": {"survey": {"steps": 1, "wave_most": 1}, "final_steps": 1, "form_steps": 1},
             "tuning": {"steps": 1},
         }
     )

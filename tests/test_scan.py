@@ -61,7 +61,7 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
 
     def settings(seed: int, alarm: float) -> CBPTConfig:
         survey = {"steps": 2, "sample": 8, "wave_most": 1}
-        inversion = {"final_steps": 2, "survey": survey, "alarm": alarm}
+        inversion = {"final_steps": 2, "form_steps": 2, "survey": survey, "alarm": alarm}
         return CBPTConfig.build({"seed": seed, "pool": 80, "inversion": inversion})
 
     patch.setattr("clip_antidote.jobs.scan.scan_settings", settings)
@@ -102,8 +102,9 @@ def test_a_poisoned_model_is_suspicious(poisoned: Ran) -> None:
     assert first.endswith("the smallest p there can be is 1/20 = 0.05)")
     verdict = poisoned.report.verdict
     assert (verdict.p_value, verdict.alarm, verdict.targets) == (0.05, ALARM, ("hat",))
-    assert [trigger.target for trigger in poisoned.report.triggers] == ["hat"] * 4
-    assert {trigger.family for trigger in poisoned.report.triggers} == {"mask", "additive"}
+    assert [trigger.target for trigger in poisoned.report.triggers] == ["hat"] * 5
+    families = [trigger.family for trigger in poisoned.report.triggers]
+    assert (sorted(families[:4]), families[4]) == (["additive"] * 2 + ["mask"] * 2, "corners")
     assert all(0 <= (trigger.flip_rate or 0) <= 1 for trigger in poisoned.report.triggers)
     assert poisoned.report.stages.keys() == {"features", "survey", "triggers"}
     assert not poisoned.report.warnings
@@ -259,7 +260,7 @@ def test_no_folder_of_this_machine_is_in_what_is_shared(clean: Ran) -> None:
 def test_the_page_shows_the_dummy_triggers_and_loads_nothing(poisoned: Ran, clean: Ran) -> None:
     page = poisoned.text("html")
     sources = re.findall(r"\b(?:src|href|srcset|data|action)\s*=\s*[\"']?([^\"'\s>]*)", page)
-    assert len(sources) == 5, "a chart and four triggers"
+    assert len(sources) == 6, "a chart and five triggers"
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "<script" not in page
     assert "What a scan cannot see" in page

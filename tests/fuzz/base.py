@@ -26,7 +26,7 @@ from conftest import SMALL, draw_photos
 
 CLASSES = ("cat", "dog", "sea_horse")
 PURIFY = {
-    "inversion": {"survey": {"steps": 1, "wave_most": 1}, "final_steps": 1, "batch_size": 4},
+    "inversion": {"survey": {"steps": 1, "wave_most": 1}, "final_steps": 1, "form_steps": 1, "batch_size": 4},
     "precision": "fp32",
     "tuning": {"steps": 1},
     "pool": 6,

@@ -13,6 +13,7 @@ from clip_antidote.benchmark.population import read_population
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.scan import invert_targets
 from clip_antidote.detection.search import SearchResult, TargetSource
+from clip_antidote.detection.survey import survey_classes
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.views import Observation
 from clip_antidote.models import DualEncoder
@@ -83,7 +84,8 @@ def told(label: int) -> TargetSource:
     """A source that is told the target and finds its dummies as `purify` does."""
 
     def find(seen: Observation, config: InversionConfig, seed: int) -> SearchResult:
-        return SearchResult((label,), (label,), invert_targets(seen, [label], config, seed=seed))
+        survey = survey_classes(seen, config.survey, seed=seed) if config.form_steps else None
+        return SearchResult((label,), (label,), invert_targets(seen, [label], config, seed=seed, survey=survey))
 
     return find
 

@@ -23,7 +23,7 @@ class CBPT(Defense):
     def apply(self, given: Given) -> Outcome:
         config: CBPTConfig = self.config
         if self.families is not None:
-            inversion = config.inversion.model_copy(update={"families": self.families})
+            inversion = config.inversion.model_copy(update={"families": self.families, "form_steps": 0})
             config = config.model_copy(update={"inversion": inversion})
         purified = purify(given.model, given.shots, config, source=self.source(given))
         details = {"targets_suspected": list(purified.targets_suspected), "guarded": list(purified.guarded)}

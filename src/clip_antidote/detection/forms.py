@@ -1,4 +1,4 @@
-"""How easily each class is reached by triggers of a given form: patches, stripes, colors."""
+"""How easily each class is reached by triggers of a given form: patches, stripes, colors; a dummy of one form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from clip_antidote.errors import ModelError
-from clip_antidote.inversion.config import SurveyConfig
+from clip_antidote.inversion.bank import Dummy
+from clip_antidote.inversion.config import InversionConfig, SurveyConfig
 from clip_antidote.inversion.families import AdditiveBank, DummyBank
 from clip_antidote.inversion.shapes import CORNERS, ColorBank, PatchBank, StripeBank
 from clip_antidote.inversion.views import Observation
@@ -59,6 +60,31 @@ def measure_forms(
         for name, values in zip(("ease", "sent"), zip(*parts, strict=True), strict=True):
             out[f"{form}_{name}"] = torch.cat(values)
     return out
+
+
+def invert_form(
+    seen: Observation, config: InversionConfig, form: str, target: int, rows: torch.Tensor, *, seed: int
+) -> Dummy:
+    """Optimizes a trigger of one form for one class for longer, to be a dummy (docs/method.md).
+
+    Args:
+        seen: The suspect and its views.
+        config: Settings: how many steps, and those of the survey.
+        form: One of `FORMS`.
+        target: Index of the class.
+        rows: The views [n] to measure on.
+        seed: Seed of where the trigger starts and of the batches.
+
+    Raises:
+        ModelError: The model leads to losses that are not finite.
+    """
+    longer = config.survey.model_copy(update={"steps": config.form_steps, "batch_size": config.batch_size})
+    bank, lr = _start(form, longer, 1, seen.model.image_size, seed)
+    bank.to(seen.model.device)
+    label = torch.tensor([target])
+    _optimize(seen, bank, label, longer, lr=lr, seed=seed, description=f"inverting triggers ({form})")
+    _, sent = _measure(seen, bank, label, rows, longer)
+    return Dummy(bank.trigger(0), form, target, float(sent[0]), float(bank.size().detach()[0]))
 
 
 def _start(form: str, config: SurveyConfig, count: int, size: int, seed: int) -> tuple[DummyBank, float]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from clip_antidote.detection.evidence import FittedEvidence, embedded_evidence
+from clip_antidote.detection.forms import invert_form
+from clip_antidote.detection.statistics import loudest_form
 from clip_antidote.detection.survey import Survey, survey_classes
 from clip_antidote.detection.verdict import Verdict, judge_survey
 from clip_antidote.inversion.bank import Dummy, invert_bank
@@ -65,7 +67,7 @@ def scan_model(
         verdict = judge_survey(survey, seen.classes, fitted, alarm=config.alarm, most=config.max_targets)
     with watch.stage("triggers"):
         labels = [seen.classes.index(name) for name in verdict.targets]
-        dummies = invert_targets(seen, labels, config, seed=seed, inverter=inverter)
+        dummies = invert_targets(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
     return Scanned(survey, fitted.class_scores(survey.values) + fitted.offset, verdict, dummies)
 
 
@@ -76,8 +78,9 @@ def invert_targets(
     *,
     seed: int,
     inverter: type[Inverter] = Inverter,
+    survey: Survey | None = None,
 ) -> tuple[Dummy, ...]:
-    """Inverts the final bank of dummy triggers of every target.
+    """Inverts the final bank of dummy triggers of every target, and one of the form that reaches it most easily.
 
     Args:
         seen: The suspect and its views.
@@ -85,11 +88,18 @@ def invert_targets(
         config: Settings: families, strengths, steps.
         seed: Seed of triggers and batches.
         inverter: How triggers are optimized.
+        survey: Says which form that is; without it there is none.
     """
     if not labels:
         return ()
     engine, rows = start_engine(seen, config, seed=seed, inverter=inverter)
-    return tuple(dummy for label in labels for dummy in invert_bank(engine, label, rows=rows, seed=seed))
+    dummies: list[Dummy] = []
+    for label in labels:
+        dummies += invert_bank(engine, label, rows=rows, seed=seed)
+        if survey is not None and config.form_steps:
+            form = loudest_form(survey.values, label).removesuffix("_ease")
+            dummies.append(invert_form(seen, config, form, label, rows, seed=seed))
+    return tuple(dummies)
 
 
 def start_engine(

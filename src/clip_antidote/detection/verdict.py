@@ -182,7 +182,7 @@ def rank(
     for label in scores.topk(min(SHOWN, len(scores))).indices.tolist():
         findings = []
         for name, weight in fitted.weights.items():
-            shown = loudest_form(outliers, label) if name == FORM else name
+            shown = loudest_form(survey.values, label) if name == FORM else name
             finding = Finding(
                 statistic=shown,
                 value=float(survey.values[shown][label]),

@@ -67,9 +67,11 @@ class InversionConfig(Config):
         sparsities: λ of the masks in the final bank, one dummy each.
         bounds: Largest change of a pixel of the additive dummies in the final bank, one dummy each.
         final_steps: Steps given to the final bank of the suspected target.
+        form_steps: Steps given to one more dummy of a suspected target, of the form of trigger that reaches it most
+            easily in the survey; 0 for none.
         alarm: A target is reported where the p-value of the model is at most this.
-        max_targets: Most classes that are reported as targets; a second one needs more evidence than any clean model
-            gave.
+        max_targets: Most classes that are reported as targets; a further one needs more evidence than
+            blameless classes of poisoned models have.
         guarded: How many classes get dummy triggers and a gate, reported or not: those reported, then the most
             suspicious others. Of few classes at most a tenth, or one, unless more are reported.
         guard_steps: Steps given to dummies of classes that are guarded but not reported.
@@ -85,6 +87,7 @@ class InversionConfig(Config):
     sparsities: tuple[float, ...] = (5.0, 20.0)
     bounds: tuple[float, ...] = (16 / 255, 32 / 255)
     final_steps: int = Field(150, ge=1)
+    form_steps: int = Field(80, ge=0)
     alarm: float = Field(0.05, gt=0, le=1)
     max_targets: int = Field(3, ge=1)
     guarded: int = Field(5, ge=0)

@@ -70,8 +70,8 @@ class GateConfig(Config):
     """
 
     enabled: bool = True
-    threshold: float = 0.7
-    lenience: float = Field(0.4, ge=0)
+    threshold: float = 0.6
+    lenience: float = Field(0.3, ge=0)
     target_views: int = Field(32, ge=1)
     target_min_scale: float = Field(0.4, gt=0, le=1)
     min_flip: float = Field(0.9, ge=0, le=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
+from clip_antidote.detection.forms import FORMS
 from clip_antidote.errors import DataError
 from clip_antidote.purification.config import GateConfig
 from clip_antidote.purification.gate import Gate
@@ -113,7 +114,7 @@ def flip_rate(features: torch.Tensor, weights: torch.Tensor, target: int) -> flo
 
 
 def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.Tensor]]:
-    """Keeps the dummies that send at least `min_flip` of the images to the target; all where none does."""
+    """Keeps the dummies that send at least `min_flip` of the images to the target, see `useful_numbers`."""
     kept = useful_numbers(data.dummies, data.weights, data.target, min_flip=min_flip)
     return {family: [data.dummies[family][number] for number in numbers] for family, numbers in kept.items()}
 
@@ -121,13 +122,18 @@ def useful_dummies(data: GateData, *, min_flip: float) -> dict[str, list[torch.T
 def useful_numbers(
     dummies: Mapping[str, Sequence[torch.Tensor]], weights: torch.Tensor, target: int, *, min_flip: float
 ) -> dict[str, list[int]]:
-    """Which dummies of each family `useful_dummies` keeps, by features [n, D] under them."""
+    """Which dummies of each family `useful_dummies` keeps, by features [n, D] under them.
+
+    Those that send at least `min_flip` of the images to the target. Where none of a free shape does, all of these; a
+    dummy of a given form that does not is that of another attack.
+    """
     strong = {
         family: [n for n, part in enumerate(parts) if flip_rate(part, weights, target) >= min_flip]
         for family, parts in dummies.items()
     }
     kept = {family: numbers for family, numbers in strong.items() if numbers}
-    return kept or {family: list(range(len(parts))) for family, parts in dummies.items()}
+    free = {family: list(range(len(parts))) for family, parts in dummies.items() if family not in FORMS}
+    return kept if free.keys() & kept.keys() else {**free, **kept}
 
 
 def fit_gate(data: GateData, config: GateConfig) -> Gate:
