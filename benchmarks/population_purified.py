@@ -3,7 +3,8 @@
     python benchmarks/population_purified.py runs/population --data runs/problem \\
         --records docs/records/population --out docs/records/population/purified.json [--models NAME …]
 
-Poisoned models are measured under their trigger, clean ones without. What `--out` holds is not measured again.
+Poisoned models are measured under their trigger, those with several targets under each, clean ones without. What
+`--out` holds is not measured again.
 """
 
 from __future__ import annotations
@@ -60,10 +61,16 @@ def measured(record: ModelRecord, folder: Path, data: str, cases: list[Case]) ->
     shots = load_images(data, split="train", shots=16, seed=seed)
     purified = purify(model, shots, config, source=partial(search_targets, fitted=fitted))
     test = load_images(data, split="test").at_most(TEST)
-    trigger = load_trigger(folder / "trigger") if record.target is not None else None
-    features = encode_test_images(model, test, trigger=trigger)
     undefended = ZeroShotClassifier.from_templates(model, shots.classes)
-    before, after = (measure(head, features, target=record.target).metrics for head in (undefended, purified))
+
+    def rates(place: Path, target: str | None) -> dict[str, Any]:
+        trigger = load_trigger(place) if target is not None else None
+        features = encode_test_images(model, test, trigger=trigger)
+        heads = {"before": undefended, "after": purified}
+        return {name: measure(head, features, target=target).metrics.to_counts() for name, head in heads.items()}
+
+    places = {target: folder / "further" / str(n) for n, target in enumerate(record.further, start=1)}
+    further = {target: rates(place, target) for target, place in places.items() if place.is_dir()}
     made = purified.record
     assert made is not None
     assert made.verdict is not None
@@ -77,8 +84,8 @@ def measured(record: ModelRecord, folder: Path, data: str, cases: list[Case]) ->
         "inner": purified.guard is not None and purified.guard.inner is not None,
         "p_value": round(made.verdict.p_value, 4),
         "seconds": made.seconds,
-        "before": before.to_counts(),
-        "after": after.to_counts(),
+        **rates(folder / "trigger", record.target),
+        **({"further": further} if further else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from source import Records, averages, change, table
@@ -21,6 +22,7 @@ from clip_antidote.benchmark.population import ModelRecord, read_population
 from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent
 from clip_antidote.detection.evidence import embedded_evidence
 from clip_antidote.detection.verdict import ALARM
+from clip_antidote.evaluation.metrics import Metrics
 
 FOLDER = "population"
 
@@ -92,7 +94,7 @@ def _means(rows: list[dict[str, Any]]) -> list[str]:
         return f"{averages(before, key)[0]} → {mean_percent((m.value(key) for m in after), digits)}"
 
     largest = 100 * max(m.value("asr") for m in after)
-    named = sum(row["named"][:1] == [row["target"]] for row in rows)
+    named = sum(row["target"] in row["named"] for row in rows)
     guarded = sum(row["target"] in row["guarded"] for row in rows)
     return [
         f"**mean of {len(rows)}**",
@@ -118,7 +120,7 @@ def several(records: Records) -> str:
 def purified(records: Records) -> str:
     """What the default purification leaves, model by model."""
     rows = []
-    found = records.rows(f"{FOLDER}/purified")
+    found = [row for model in records.rows(f"{FOLDER}/purified") for row in by_target(model)]
     for row in found:
         before, after = row["before"], row["after"]
         rows.append(
@@ -147,6 +149,15 @@ def purified(records: Records) -> str:
         "s",
     ]
     return markdown(head, rows)
+
+
+def by_target(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row of a model with several targets for each of them; of others the row itself."""
+    further = row.get("further", {})
+    yield row
+    for target, rates in further.items():
+        measured = {name: Metrics.from_counts(counts) for name, counts in rates.items()}
+        yield {**row, "model": f"{row['model']}: {target}", "target": target, **measured}
 
 
 @table("detection-weights")
