@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.detection.forms import FORMS, invert_form, measure_forms
+from clip_antidote.detection.forms import FORMS, invert_answering, invert_form, measure_forms
 from clip_antidote.detection.outliers import outlier_z
 from clip_antidote.errors import DataError, ModelError
+from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig, SurveyConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.shapes import CORNERS, ColorBank, PatchBank, StripeBank, cosines, squares
@@ -138,6 +140,25 @@ def test_a_dummy_of_the_answering_form_stands_in_for_a_patch(tiny: DualEncoder, 
         assert torch.equal(dummy.trigger(images), dummy.trigger(images))
     assert sent["poisoned"] > 0.9
     assert sent["clean"] < sent["poisoned"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("rates", "tried", "chosen"),
+    [([0.95, 0.2, 0.1, 0.9], 1, 0), ([0.6, 0.99, 0.1, 1.0], 2, 1), ([0.6, 0.3, 0.7, 1.0], 3, 2)],
+)
+def test_a_form_that_does_not_answer_gives_way_to_the_next(
+    rates: list[float], tried: int, chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def made(seen: object, config: object, form: str, target: int, rows: object, *, seed: int) -> Dummy:
+        asked.append(form)
+        return Dummy(load_trigger("badnet"), form, target, rates[FORMS.index(form)], 0.1)
+
+    monkeypatch.setattr("clip_antidote.detection.forms.invert_form", made)
+    seen: Any = None
+    dummy = invert_answering(seen, InversionConfig(), FORMS[:4], 3, torch.arange(2), seed=0)
+    assert (asked, dummy.family, dummy.target) == (list(FORMS[:tried]), FORMS[chosen], 3)
 
 
 def test_what_is_optimized_together_changes_nothing(small_model: DualEncoder, train_images: LabelledImages) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -22,6 +22,12 @@ FORMS = ("patch", "corners", "faint", "stripes", "color")
 
 LEAST = 1e-6
 """Losses count down to this."""
+
+TRIES = 3
+"""Of so many forms a dummy is made, until one answers."""
+
+ANSWERS = 0.9
+"""Share of the images that a dummy of a form has to send to the target, so that the gate takes notice of it."""
 
 
 def measure_forms(
@@ -60,6 +66,29 @@ def measure_forms(
         for name, values in zip(("ease", "sent"), zip(*parts, strict=True), strict=True):
             out[f"{form}_{name}"] = torch.cat(values)
     return out
+
+
+def invert_answering(
+    seen: Observation, config: InversionConfig, forms: Sequence[str], target: int, rows: torch.Tensor, *, seed: int
+) -> Dummy:
+    """Makes a dummy of the first form that sends nearly all images to a class, or the one that sends most of them.
+
+    That a class has images of one color makes it easy by color curves without any poison, for some of its images.
+
+    Args:
+        seen: The suspect and its views.
+        config: Settings.
+        forms: Names, the one that reaches the class most easily first; `TRIES` of them are tried.
+        target: Index of the class.
+        rows: The views [n] to measure on.
+        seed: Seed of where triggers start and of the batches.
+    """
+    tried: list[Dummy] = []
+    for form in forms[:TRIES]:
+        tried.append(invert_form(seen, config, form, target, rows, seed=seed))
+        if (tried[-1].flip_rate or 0.0) >= ANSWERS:
+            break
+    return max(tried, key=lambda dummy: dummy.flip_rate or 0.0)
 
 
 def invert_form(

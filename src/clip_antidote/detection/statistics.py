@@ -136,14 +136,15 @@ def form_start(classes: int) -> float:
     return BLAMELESS * float(torch.special.ndtri(torch.tensor(1 - 1 / max(classes, 2), dtype=torch.float64)))
 
 
-def loudest_form(values: Mapping[str, torch.Tensor], label: int) -> str:
-    """Returns the name of the statistic of the form of trigger that reaches a class most easily.
+def loud_forms(values: Mapping[str, torch.Tensor], label: int) -> list[str]:
+    """Returns the names of the statistics of the forms of trigger, the one that reaches a class most easily first.
 
     Args:
         values: Statistics [C] by name.
         label: Index of the class.
     """
-    return max((name for name in EASE if name in values), key=lambda name: float(outlier_z(values[name])[label]))
+    measured = [name for name in EASE if name in values]
+    return sorted(measured, key=lambda name: -float(outlier_z(values[name])[label]))
 
 
 def lead(values: torch.Tensor, spread: float) -> torch.Tensor:
