@@ -18,9 +18,9 @@ from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
 from clip_antidote.detection.scores import class_scores
-from clip_antidote.detection.search import choose_guarded, most_guarded
+from clip_antidote.detection.search import guarded_classes
 from clip_antidote.detection.survey import Survey
-from clip_antidote.detection.verdict import ALARM, is_suspicious, suspect_classes
+from clip_antidote.detection.verdict import judge_survey
 from clip_antidote.errors import DataError, UsageError
 from clip_antidote.files import write_json
 from clip_antidote.inversion.config import InversionConfig
@@ -166,15 +166,13 @@ def judge_unseen(
 
 def judge_case(case: Case, fitted: FittedEvidence) -> Judgment:
     """Judges one case by evidence that was fitted to others."""
-    classes, target = len(case.survey.classes), case.survey.target
-    scored = {"evidence": fitted.class_scores(case.values)}
-    scored |= {name: rule(case.values) for name, rule in BASELINES.items()}
+    target, survey = case.survey.target, Survey(case.values, case.survey.shots)
+    own = fitted.class_scores(survey.values)
+    scored = {"evidence": own} | {name: rule(survey.values) for name, rule in BASELINES.items()}
     scores = {name: float(s.max()) if name in BASELINES else model_score(s) for name, s in scored.items()}
-    own, score = scored["evidence"], scores["evidence"]
-    p_value = fitted.p_value(score, classes=classes, shots=case.survey.shots)[0]
-    survey, accused = Survey(case.values, case.survey.shots), is_suspicious(score, p_value, ALARM)
-    suspected = suspect_classes(survey, fitted, most=InversionConfig().max_targets) if accused else []
-    guarded = guarded_classes(survey, own, suspected)
+    verdict = judge_survey(survey, case.survey.classes, fitted, most=InversionConfig().max_targets)
+    suspected = [case.survey.classes.index(name) for name in verdict.targets]
+    guarded = guarded_classes(class_scores(survey, own), suspected, InversionConfig().guarded)
     return Judgment(
         model=case.model.name,
         tower=case.model.tower,
@@ -188,16 +186,9 @@ def judge_case(case: Case, fitted: FittedEvidence) -> Judgment:
         found=len({*suspected} & {*case.targets}),
         covered=len({*guarded} & {*case.targets}),
         wrong=len({*suspected} - {*case.targets}),
-        p_value=p_value,
+        p_value=verdict.p_value,
         loss=_loss(own, target) if len(case.targets) == int(case.poisoned) else None,
     )
-
-
-def guarded_classes(survey: Survey, scores: torch.Tensor, suspected: Sequence[int] = ()) -> tuple[int, ...]:
-    """Returns the classes that a purification by default guards: those it suspects, then others that come near."""
-    most = most_guarded(len(scores), InversionConfig().guarded)
-    rest = [entry for entry in class_scores(survey, scores) if entry.label not in suspected]
-    return (*suspected, *choose_guarded(rest, most - len(suspected)))
 
 
 def _loss(scores: torch.Tensor, target: int | None) -> float:

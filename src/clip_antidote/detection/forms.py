@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from clip_antidote.errors import ModelError
 from clip_antidote.inversion.bank import Dummy
-from clip_antidote.inversion.config import InversionConfig, SurveyConfig
+from clip_antidote.inversion.config import ANSWERS, InversionConfig, SurveyConfig
 from clip_antidote.inversion.families import AdditiveBank, DummyBank
 from clip_antidote.inversion.shapes import CORNERS, ColorBank, PatchBank, StripeBank
 from clip_antidote.inversion.views import Observation
@@ -25,9 +25,6 @@ LEAST = 1e-6
 
 TRIES = 3
 """Of so many forms a dummy is made, until one answers."""
-
-ANSWERS = 0.9
-"""Share of the images that a dummy of a form has to send to the target, so that the gate takes notice of it."""
 
 
 def measure_forms(

@@ -66,13 +66,12 @@ def search_targets(
     scanned = scan_model(seen, config, seed, fitted, inverter=inverter)
     targets = tuple(seen.classes.index(name) for name in scanned.verdict.targets)
     scores = class_scores(scanned.survey, scanned.evidence)
-    rest = [entry for entry in scores if entry.label not in targets]
-    others = choose_guarded(rest, most_guarded(len(seen.weights), config.guarded) - len(targets))
-    dummies = scanned.dummies
+    guarded = guarded_classes(scores, targets, config.guarded)
+    others, dummies = guarded[len(targets) :], scanned.dummies
     if others:
         engine, rows = start_engine(seen, config, seed=seed, inverter=inverter)
         dummies += tuple(invert_others(engine, others, rows=rows, seed=seed))
-    return SearchResult(targets, (*targets, *others), dummies, scores, scanned.verdict)
+    return SearchResult(targets, guarded, dummies, scores, scanned.verdict)
 
 
 def invert_others(engine: Inverter, labels: Sequence[int], *, rows: torch.Tensor, seed: int) -> list[Dummy]:
@@ -91,6 +90,18 @@ def invert_others(engine: Inverter, labels: Sequence[int], *, rows: torch.Tensor
         engine.run(bank, hypotheses, steps=config.guard_steps, description=f"inverting triggers ({family})")
         dummies += measure_bank(engine, bank, hypotheses, rows=rows)
     return dummies
+
+
+def guarded_classes(scores: Sequence[ClassScore], targets: Sequence[int], limit: int) -> tuple[int, ...]:
+    """Returns the classes to guard: the suspected targets, then others that come near.
+
+    Args:
+        scores: The evidence against every class.
+        targets: Class indices of the suspected targets.
+        limit: No more than this, unless more are suspected; see `most_guarded`.
+    """
+    rest = [entry for entry in scores if entry.label not in targets]
+    return (*targets, *choose_guarded(rest, most_guarded(len(scores), limit) - len(targets)))
 
 
 def most_guarded(classes: int, limit: int) -> int:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from clip_antidote.config import Config
 
+ANSWERS = 0.9
+"""Share of the images that a dummy has to send to its class, so that the gate takes notice of it."""
+
 
 class SurveyConfig(Config):
     """Settings of the survey of all classes; docs/method.md says what they are for.

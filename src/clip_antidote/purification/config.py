@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from clip_antidote.config import Config
-from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.config import ANSWERS, InversionConfig
 
 
 class TuningConfig(Config):
@@ -74,7 +74,7 @@ class GateConfig(Config):
     lenience: float = Field(0.3, ge=0)
     target_views: int = Field(32, ge=1)
     target_min_scale: float = Field(0.4, gt=0, le=1)
-    min_flip: float = Field(0.9, ge=0, le=1)
+    min_flip: float = Field(ANSWERS, ge=0, le=1)
     residual_weight: float = Field(1.0, ge=0)
     repair: float = Field(0.5, ge=0, le=1)
     ridge: float = Field(0.1, gt=0)
