@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from torch.func import functional_call
 
 from clip_antidote.errors import ModelError, UnsupportedError
 from clip_antidote.files import write_json
@@ -94,13 +96,20 @@ def build_open_clip(
 
 
 def _try_image_tower(model: open_clip.CLIP | open_clip.CustomTextCLIP, name: str) -> None:
-    """Puts one black image through an image tower of timm.
+    """Puts one black image through an image tower of timm; its shapes alone, where that tells that it fits.
+
+    Shapes cost nothing at any size. A tower may fail on them for another reason, so the image has the last word.
 
     Raises:
         ModelError: It fails: open_clip puts a projection behind some towers that is not as wide as their features.
     """
     size: Any = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
+    tensors = {**dict(model.visual.named_parameters()), **dict(model.visual.named_buffers())}
+    with suppress(Exception), torch.no_grad():
+        shapes = {name: tensor.to("meta") for name, tensor in tensors.items()}
+        functional_call(model.visual, shapes, (torch.zeros(1, 3, height, width, device="meta"),))
+        return
     try:
         with torch.no_grad():
             model.encode_image(torch.zeros(1, 3, height, width))
