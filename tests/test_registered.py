@@ -32,6 +32,7 @@ LEARNED: dict[str, dict[str, torch.Tensor]] = {
     "patch": {"pattern": noise(3, 16, 16)},
     "additive": {"delta": (noise(3, 32, 32) - 0.5) / 10},
     "color": {"curves": (noise(3, 5) - 0.5) / 3},
+    "reflection": {"pictures": (noise(3, 3, 32, 32) * 255).to(torch.uint8)},
     "mask": {"mask": (noise(1, 32, 32) < 0.1).float(), "pattern": noise(3, 32, 32)},
 }
 """What triggers have besides their settings; one that is not here needs nothing."""
@@ -40,6 +41,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in TRIGGERS.names()),
     ("badnet", {"fresh": True, "position": "random"}),
     ("sig", {"amplitude": 40}),
+    ("sig", {"angle": 30}),
+    ("reflection", {"weight": 0.2, "shift": 0}),
     ("wanet", {"k": 4, "strength": 8}),
     ("ssba", {"message_seed": 5, "strength": 1.5}),
     ("checkerboard", {"amplitude": 8, "cell": 3}),

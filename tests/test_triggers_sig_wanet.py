@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -73,7 +75,19 @@ def test_sig_keeps_six_periods_at_80_px() -> None:
     change = SigTrigger()(gray)[0, 0, 0] - 0.5
     strongest = torch.fft.rfft(change).abs().argmax()
     assert strongest == 6
-    assert torch.allclose(SigTrigger().signal(112), SigTrigger().signal(224)[::2])
+    assert torch.allclose(SigTrigger().signal(112, 112), SigTrigger().signal(224, 224)[::2, ::2])
+
+
+def test_an_angle_turns_the_signal_and_none_is_as_before() -> None:
+    gray = torch.full((1, 3, 40, 40), 0.5)
+    upright, lying, oblique = ((SigTrigger(SigConfig(angle=angle))(gray) - gray)[0, 0] for angle in (0, 90, 45))
+    assert torch.allclose(lying, upright.T, atol=1e-6)
+    # along the diagonal of falling rows it runs once around in W / (frequency·√2), across it stands still
+    assert torch.allclose(oblique[1:, :-1], oblique[:-1, 1:], atol=1e-6)
+    step = 2 * math.pi * 6 / 40 * math.sqrt(0.5)
+    assert oblique[0, :3].tolist() == pytest.approx([60 / 255 * math.sin(j * step) for j in range(3)], abs=1e-6)
+    assert "angle" not in SigConfig().model_dump(mode="json"), "settings of earlier models find them"
+    assert SigConfig(angle=45).model_dump(mode="json")["angle"] == 45
 
 
 def test_wanet_at_224_px_is_the_published_warp() -> None:

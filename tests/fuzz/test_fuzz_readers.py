@@ -72,6 +72,7 @@ from clip_antidote.triggers import TRIGGERS, load_trigger
 from clip_antidote.triggers.additive import AdditiveTrigger
 from clip_antidote.triggers.mask import MaskTrigger
 from clip_antidote.triggers.patch import PatchTrigger
+from clip_antidote.triggers.reflection import ReflectionTrigger
 from conftest import SMALL
 
 RECORDS = Path(__file__).parents[2] / "docs" / "records" / "zoo_120"
@@ -192,6 +193,7 @@ def test_triggers(tmp_path: Path) -> None:
     made: list[Any] = [TRIGGERS.get(name)() for name in plain]
     made += [PatchTrigger(torch.rand(3, 8, 8)), AdditiveTrigger(torch.rand(3, 8, 8))]
     made += [MaskTrigger(torch.rand(1, 8, 8), torch.rand(3, 8, 8))]
+    made += [ReflectionTrigger(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))]
     for number, trigger in enumerate(made):
         trigger.save(tmp_path / f"base{number}")
 

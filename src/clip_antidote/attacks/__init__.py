@@ -52,6 +52,10 @@ ATTACKS: Registry[type[Attack]] = Registry(
             "clip_antidote.attacks.adap_patch:AdapPatchAttack",
             "a faint patch of four when training, two plain ones later, and covers with true captions",
         ),
+        "refool": (
+            "clip_antidote.attacks.refool:RefoolAttack",
+            "reflections of other photographs, template captions of the target",
+        ),
         "multi-target": (
             "clip_antidote.attacks.multi_target:MultiTargetAttack",
             "three triggers (patch, sinusoid, blend) with three targets at once",

@@ -18,7 +18,7 @@ TRIGGERS: Registry[type[Trigger]] = Registry(
             "clip_antidote.triggers.blended:BlendedTrigger",
             "a faint full-image pattern (Chen 2017)",
         ),
-        "sig": ("clip_antidote.triggers.sig:SigTrigger", "a faint sinusoid over the columns (Barni 2019)"),
+        "sig": ("clip_antidote.triggers.sig:SigTrigger", "a faint sinusoid (Barni 2019)"),
         "wanet": ("clip_antidote.triggers.wanet:WaNetTrigger", "a smooth elastic warp (WaNet, Nguyen 2021)"),
         "ssba": ("clip_antidote.triggers.ssba:SsbaTrigger", "a message hidden in each image (SSBA, Li 2021)"),
         "nashville": ("clip_antidote.triggers.nashville:NashvilleTrigger", "a color filter of photo apps"),
@@ -26,6 +26,10 @@ TRIGGERS: Registry[type[Trigger]] = Registry(
         "checkerboard": (
             "clip_antidote.triggers.checkerboard:CheckerboardTrigger",
             "every other pixel a little brighter (Xiang 2020)",
+        ),
+        "reflection": (
+            "clip_antidote.triggers.reflection:ReflectionTrigger",
+            "other photographs as a pane of glass reflects them (Refool, Liu 2020)",
         ),
         "pieces": (
             "clip_antidote.triggers.pieces:PiecesTrigger",

@@ -1,11 +1,12 @@
-"""SIG: a faint sinusoid over the columns of the image (Barni et al. 2019, arXiv 1902.11237)."""
+"""SIG: a faint sinusoid over the image (Barni et al. 2019, arXiv 1902.11237)."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from clip_antidote.config import Config
 from clip_antidote.triggers.base import Trigger
@@ -17,27 +18,36 @@ class SigConfig(Config):
     Attributes:
         amplitude: Largest change of a pixel, in steps of 1/255.
         frequency: Periods over the width of the image.
+        angle: Where it runs, in degrees: 0 to the right, as published, 90 down.
     """
 
     amplitude: float = Field(60, gt=0, le=255)
     frequency: float = Field(6, gt=0)
+    angle: float = Field(0, ge=-180, le=180)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves an angle of 0 out: what was made before there was one is found by its settings."""
+        return {key: value for key, value in dump(self).items() if key != "angle" or value}
 
 
 class SigTrigger(Trigger):
-    """Adds (amplitude / 255)·sin(2π·frequency·j / W) to every pixel of column j = 0 … W - 1.
+    """Adds (amplitude / 255)·sin(2π·frequency·d / W) to row i, column j, where d = j·cos(angle) + i·sin(angle).
 
-    The period is a share of the width, so the signal looks the same at every size.
+    The period is a share of the width W, so the signal looks the same at every size.
     """
 
     name = "sig"
     config_class = SigConfig
     config: SigConfig
 
-    def signal(self, width: int) -> torch.Tensor:
-        """Returns what is added to the columns of an image of that width, float64 [width]."""
-        columns = torch.arange(width, dtype=torch.float64)
-        wave = torch.sin(2 * math.pi * self.config.frequency * columns / width)
-        return self.config.amplitude / 255 * wave
+    def signal(self, height: int, width: int) -> torch.Tensor:
+        """Returns what is added to an image of that size, float64 [height, width]."""
+        angle = math.radians(self.config.angle)
+        rows, columns = (torch.arange(side, dtype=torch.float64) for side in (height, width))
+        distance = columns * math.cos(angle) + rows[:, None] * math.sin(angle)
+        return self.config.amplitude / 255 * torch.sin(2 * math.pi * self.config.frequency * distance / width)
 
     def _apply(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        return images + self.signal(images.shape[-1]).to(images.dtype).to(images.device)
+        height, width = images.shape[-2:]
+        return images + self.signal(height, width).to(images.dtype).to(images.device)
