@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from source import Records, averages, change, table
+from source import Records, table
 
 from clip_antidote.benchmark.detection_tables import (
     apart_table,
@@ -25,6 +25,16 @@ from clip_antidote.detection.verdict import ALARM
 from clip_antidote.evaluation.metrics import Metrics
 
 FOLDER = "population"
+
+RATES = {
+    "asr": "ASR (base)",
+    "asr_floor": "floor",
+    "pa": "PA (base)",
+    "ca": "CA",
+    "mean_per_class_recall": "recall",
+    "target_ca": "target CA (base)",
+}
+"""Heads of the columns of `rate_cells`."""
 
 
 def judged(records: Records) -> list[Judgment]:
@@ -86,30 +96,6 @@ def apart(records: Records) -> str:
     return apart_table(judged(records), ALARM)
 
 
-def _means(rows: list[dict[str, Any]]) -> list[str]:
-    """Means over poisoned models; of the ASR the largest too, of the target class only where it has images."""
-    before, after = [row["before"] for row in rows], [row["after"] for row in rows]
-
-    def both(key: str, digits: int = 1) -> str:
-        return f"{averages(before, key)[0]} → {mean_percent((m.value(key) for m in after), digits)}"
-
-    largest = 100 * max(m.value("asr") for m in after)
-    named = sum(row["target"] in row["named"] for row in rows)
-    guarded = sum(row["target"] in row["guarded"] for row in rows)
-    return [
-        f"**mean of {len(rows)}**",
-        f"{named} rightly",
-        f"{guarded}",
-        "",
-        f"{both('asr', ASR_DIGITS)} (largest {largest:.2f})",
-        both("pa"),
-        both("ca"),
-        both("mean_per_class_recall"),
-        both("target_ca"),
-        "",
-    ]
-
-
 @table("detection-several")
 def several(records: Records) -> str:
     """Models with several targets: which are named, which guarded."""
@@ -119,36 +105,78 @@ def several(records: Records) -> str:
 @table("population-purified")
 def purified(records: Records) -> str:
     """What the default purification leaves, model by model."""
-    rows = []
-    found = [row for model in records.rows(f"{FOLDER}/purified") for row in by_target(model)]
-    for row in found:
-        before, after = row["before"], row["after"]
-        rows.append(
-            [
-                row["model"],
-                ", ".join(row["named"]) or "nobody",
-                "yes" if row["target"] in row["guarded"] else "no" if row["target"] else "–",
-                "final and inner" if row.get("inner") else "final",
-                *(change(before, after, key) for key in ("asr", "pa", "ca")),
-                f"{100 * before.mean_per_class_recall:.1f} → {100 * after.mean_per_class_recall:.1f}",
-                change(before, after, "target_ca"),
-                f"{row['seconds']:.0f}",
-            ]
-        )
-    rows.append(_means([row for row in found if row["target"] is not None]))
-    head = [
-        "model and target",
-        "named",
-        "target guarded",
-        "gate reads",
-        "ASR",
-        "PA",
-        "CA",
-        "recall",
-        "target CA",
-        "s",
+    return purified_table(records, "purified")
+
+
+@table("population-blind")
+def blind(records: Records) -> str:
+    """The same of triggers that nothing was chosen on."""
+    return purified_table(records, "blind")
+
+
+@table("population-purified-groups")
+def purified_groups(records: Records) -> str:
+    """The same by attack, then by kind of tower."""
+    found = [row for row in purified_rows(records, "purified") if row["target"] is not None]
+    groups = [
+        (name, [row for row in found if row[key] == name])
+        for key in ("attack", "tower")
+        for name in sorted({row[key] for row in found})
     ]
-    return markdown(head, rows)
+    rows = [
+        [name, str(len(own)), *named_and_guarded(own), *rate_cells(own, largest=True)]
+        for name, own in [*groups, ("**all**", found)]
+    ]
+    return markdown(["", "targets", "named", "guarded", *RATES.values()], rows)
+
+
+def purified_rows(records: Records, name: str) -> list[dict[str, Any]]:
+    """The rows of a record of purified models, one per target, with what the base does under the same trigger."""
+    models = read_population(records.folder / FOLDER)
+    rows = [row for model in records.rows(f"{FOLDER}/{name}") for row in by_target(model)]
+    for row in rows:
+        record = models[row["model"].partition(":")[0]]
+        row["base"] = record.reference if row["target"] == record.target else None
+    return rows
+
+
+def purified_table(records: Records, name: str) -> str:
+    """A row per model and target, and their means."""
+    found = purified_rows(records, name)
+    rows = [
+        [
+            row["model"],
+            ", ".join(row["named"]) or "nobody",
+            "yes" if row["target"] in row["guarded"] else "no" if row["target"] else "–",
+            *rate_cells([row]),
+            f"{row['seconds']:.0f}",
+        ]
+        for row in found
+    ]
+    aimed = [row for row in found if row["target"] is not None]
+    rows.append([f"**mean of {len(aimed)}**", *named_and_guarded(aimed), *rate_cells(aimed, largest=True), ""])
+    return markdown(["model and target", "named", "target guarded", *RATES.values(), "s"], rows)
+
+
+def named_and_guarded(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """How many targets are named, and how many guarded."""
+    named = sum(row["target"] in row["named"] for row in rows)
+    return [f"{named} rightly", str(sum(row["target"] in row["guarded"] for row in rows))]
+
+
+def rate_cells(rows: Sequence[dict[str, Any]], *, largest: bool = False) -> list[str]:
+    """Means of the rates before and after, of some with the base's under the same trigger in brackets."""
+    cells = []
+    for key, head in RATES.items():
+        digits = ASR_DIGITS if key.startswith("asr") else 1
+        before = mean_percent(row["before"].value(key) for row in rows)
+        text = f"{before} → {mean_percent((row['after'].value(key) for row in rows), digits)}"
+        if largest and key == "asr":
+            text += f", largest {100 * max(row['after'].value(key) for row in rows):.{ASR_DIGITS}f}"
+        if "base" in head:
+            text += f" ({mean_percent(row['base'].value(key) for row in rows if row['base'] is not None)})"
+        cells.append(text)
+    return cells
 
 
 def by_target(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
