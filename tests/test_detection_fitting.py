@@ -171,7 +171,7 @@ def test_a_further_target_is_no_blameless_class() -> None:
     assert (fitted.weights, fitted.offset) == (same.weights, same.offset)
     judged = next(j for j in judge_unseen(cases) if j.model == both.model.name)
     assert (judged.targets, judged.found, judged.covered, judged.wrong) == (2, 2, 2, 0)
-    assert f"| {both.model.name} | 2 | 2 | 2 | 0 |" in several_table([judged])
+    assert f"| {both.model.name} | {judged.look} | 2 | 2 | 2 | 0 |" in several_table([judged])
     clean = next(j for j in judge_unseen(cases) if j.attack is None)
     assert (clean.targets, clean.found, clean.covered) == (0, 0, 0)
 

@@ -99,19 +99,13 @@ def apart(records: Records) -> str:
 @table("detection-several")
 def several(records: Records) -> str:
     """Models with several targets: which are named, which guarded."""
-    return several_table(main_look(judged(records)))
+    return several_table([judgment for judgment in judged(records) if not judgment.apart])
 
 
 @table("population-purified")
 def purified(records: Records) -> str:
     """What the default purification leaves, model by model."""
     return purified_table(records, "purified")
-
-
-@table("population-blind")
-def blind(records: Records) -> str:
-    """The same of triggers that nothing was chosen on."""
-    return purified_table(records, "blind")
 
 
 @table("population-purified-groups")

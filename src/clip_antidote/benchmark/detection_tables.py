@@ -63,10 +63,12 @@ def attacks_table(judgments: Sequence[Judgment], alarm: float) -> str:
 
 
 def several_table(judgments: Sequence[Judgment]) -> str:
-    """Models with several targets: how many are named, and how many get a gate."""
-    several = sorted((j for j in judgments if j.targets > 1), key=lambda j: j.model)
-    rows = [[j.model, str(j.targets), str(j.found), str(j.covered), str(j.wrong)] for j in several]
-    return markdown(["model", "targets", "named", "named or guarded", "named, though none"], rows)
+    """Models with several targets: how many are named, and how many get a gate; the looks at most classes first."""
+    several = [j for j in judgments if j.targets > 1]
+    several.sort(key=lambda j: (-int(j.look.split("x")[0]), j.look, j.model))
+    rows = [[j.model, j.look, str(j.targets), str(j.found), str(j.covered), str(j.wrong)] for j in several]
+    heads = ["model", "classes × shots", "targets", "named", "named or guarded", "named, though none"]
+    return markdown(heads, rows)
 
 
 def area(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str) -> str:
@@ -113,9 +115,7 @@ def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str,
         f"Rules, {largest} classes, 16 shots": rules_table(main),
         f"By tower, {largest} classes, 16 shots": groups_table(main, lambda j: j.tower, "tower", alarm),
         f"By attack, {largest} classes, 16 shots": attacks_table(main, alarm),
-        f"Several targets, {largest} classes, 16 shots": several_table(
-            [j for j in judgments if j.look == main[0].look]
-        ),
+        "Several targets": several_table(judgments),
         "By classes and shots": looks_table(judgments, alarm),
         "Kept apart": apart_table(judgments, alarm),
     }
