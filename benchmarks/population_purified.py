@@ -1,10 +1,12 @@
 """What the default purification leaves in models of a population, by evidence that never saw their kind of tower.
 
     python benchmarks/population_purified.py runs/population --data runs/problem \\
-        --records docs/records/population --out docs/records/population/purified.json [--models NAME …]
+        --records docs/records/population --out docs/records/population/purified.json \\
+        [--keep FOLDER] [--models NAME …]
 
 Poisoned models are measured under their trigger, those with several targets under each, clean ones without. What
-`--out` holds is not measured again.
+`--out` holds is not measured again. With `--keep`, what the search finds is kept, and taken from there another time,
+when what comes after it has changed; the seconds are then those of the rest alone.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from clip_antidote.benchmark.population import ModelRecord
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.data.folders import load_images
-from clip_antidote.detection.search import search_targets
+from clip_antidote.detection.search import TargetSource, search_targets
+from clip_antidote.detection.state import kept_search
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.models import load_model
 from clip_antidote.prompts.classifier import ZeroShotClassifier
@@ -40,6 +43,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--keep", type=Path, help="folder for what searches find")
     parser.add_argument("--models", nargs="*", default=[], help="names of models; all that passed by default")
     options = parser.parse_args()
     models, surveys = read_kept(options.records)
@@ -48,18 +52,22 @@ def main() -> None:
     for name in options.models or sorted(models):
         record = models[name]
         if record.sound and all(row["model"] != name for row in rows):
-            rows.append(measured(record, options.population / "models" / name, options.data, cases))
+            keep = options.keep / name if options.keep else None
+            rows.append(measured(record, options.population / "models" / name, options.data, cases, keep))
             print(rows[-1], flush=True)
             write_rows(options.out, rows, test_images=TEST, versions=library_versions())
 
 
-def measured(record: ModelRecord, folder: Path, data: str, cases: list[Case]) -> dict[str, Any]:
+def measured(
+    record: ModelRecord, folder: Path, data: str, cases: list[Case], keep: Path | None = None
+) -> dict[str, Any]:
     """Purifies a model by evidence fitted to the other kinds of tower, and measures it before and after."""
     fitted = fit_cases([case for case in cases if case.model.tower != record.tower], "")
     seed = zlib.crc32(record.name.encode())
     model, config = load_model(f"local-dir:{folder}"), CBPTConfig(seed=seed)
     shots = load_images(data, split="train", shots=16, seed=seed)
-    purified = purify(model, shots, config, source=partial(search_targets, fitted=fitted))
+    source: TargetSource = partial(search_targets, fitted=fitted)
+    purified = purify(model, shots, config, source=source if keep is None else kept_search(source, keep))
     test = load_images(data, split="test").at_most(TEST)
     undefended = ZeroShotClassifier.from_templates(model, shots.classes)
 
