@@ -11,6 +11,9 @@ import torch
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.forms import FORMS, invert_answering, invert_form, measure_forms
 from clip_antidote.detection.outliers import outlier_z
+from clip_antidote.detection.search import invert_unanswered
+from clip_antidote.detection.statistics import stands_out
+from clip_antidote.detection.survey import Survey
 from clip_antidote.errors import DataError, ModelError
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import InversionConfig, SurveyConfig
@@ -159,6 +162,28 @@ def test_a_form_that_does_not_answer_gives_way_to_the_next(
     seen: Any = None
     dummy = invert_answering(seen, InversionConfig(), FORMS[:4], 3, torch.arange(2), seed=0)
     assert (asked, dummy.family, dummy.target) == (list(FORMS[:tried]), FORMS[chosen], 3)
+
+
+def test_a_guarded_class_that_no_dummy_reaches_gets_one_of_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where a form reaches it more easily than blameless classes are reached, and none of its dummies does."""
+    usual = torch.randn(60, generator=generator())
+    easy = usual.clone()
+    easy[[3, 4]] -= 9.0
+    survey = Survey({f"{form}_ease": easy if form == "stripes" else usual for form in FORMS}, 4.0)
+    assert stands_out(survey.values, 3)
+    assert not stands_out(survey.values, 5)
+
+    def made(seen: object, config: object, forms: list[str], target: int, rows: object, *, seed: int) -> Dummy:
+        return Dummy(load_trigger("sig"), forms[0], target, 1.0, 0.1)
+
+    monkeypatch.setattr("clip_antidote.detection.search.invert_answering", made)
+    rates = {3: (0.03, 0.0), 4: (0.02, 0.95), 5: (0.1, 0.2)}
+    inverted = [Dummy(load_trigger("badnet"), "mask", label, rate) for label, both in rates.items() for rate in both]
+    seen: Any = None
+    more = invert_unanswered(seen, InversionConfig(), inverted, survey, rows=torch.arange(2), seed=0)
+    assert [(dummy.family, dummy.target) for dummy in more] == [("stripes", 3)]
+    off = InversionConfig(form_steps=0)
+    assert invert_unanswered(seen, off, inverted, survey, rows=torch.arange(2), seed=0) == []
 
 
 def test_what_is_optimized_together_changes_nothing(small_model: DualEncoder, train_images: LabelledImages) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from clip_antidote.detection.statistics import loud_forms
 from clip_antidote.errors import ModelError
 from clip_antidote.inversion.bank import Dummy
 from clip_antidote.inversion.config import ANSWERS, InversionConfig, SurveyConfig
@@ -63,6 +64,16 @@ def measure_forms(
         for name, values in zip(("ease", "sent"), zip(*parts, strict=True), strict=True):
             out[f"{form}_{name}"] = torch.cat(values)
     return out
+
+
+def easiest_forms(values: Mapping[str, torch.Tensor], target: int) -> list[str]:
+    """Names of the forms that a survey tried, the one that reaches a class most easily first.
+
+    Args:
+        values: Statistics [C] of the survey by name.
+        target: Index of the class.
+    """
+    return [name.removesuffix("_ease") for name in loud_forms(values, target)]
 
 
 def invert_answering(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from clip_antidote.detection.evidence import FittedEvidence, embedded_evidence
-from clip_antidote.detection.forms import invert_answering
-from clip_antidote.detection.statistics import loud_forms
+from clip_antidote.detection.forms import easiest_forms, invert_answering
 from clip_antidote.detection.survey import Survey, survey_classes
 from clip_antidote.detection.verdict import Verdict, judge_survey
 from clip_antidote.inversion.bank import Dummy, invert_bank
@@ -97,7 +96,7 @@ def invert_targets(
     for label in labels:
         dummies += invert_bank(engine, label, rows=rows, seed=seed)
         if survey is not None and config.form_steps:
-            forms = [name.removesuffix("_ease") for name in loud_forms(survey.values, label)]
+            forms = easiest_forms(survey.values, label)
             dummies.append(invert_answering(seen, config, forms, label, rows, seed=seed))
     return tuple(dummies)
 

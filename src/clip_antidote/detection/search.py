@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import torch
 
 from clip_antidote.detection.evidence import FittedEvidence
+from clip_antidote.detection.forms import easiest_forms, invert_answering
 from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.scan import scan_model, start_engine
 from clip_antidote.detection.scores import ClassScore, class_scores
+from clip_antidote.detection.statistics import stands_out
+from clip_antidote.detection.survey import Survey
 from clip_antidote.detection.verdict import Verdict
 from clip_antidote.errors import DataError
 from clip_antidote.inversion.bank import Dummy, make_bank, measure_bank
-from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.config import ANSWERS, InversionConfig
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.views import Observation
 from clip_antidote.triggers.base import Trigger
@@ -70,7 +73,8 @@ def search_targets(
     others, dummies = guarded[len(targets) :], scanned.dummies
     if others:
         engine, rows = start_engine(seen, config, seed=seed, inverter=inverter)
-        dummies += tuple(invert_others(engine, others, rows=rows, seed=seed))
+        inverted = invert_others(engine, others, rows=rows, seed=seed)
+        dummies += tuple(inverted + invert_unanswered(seen, config, inverted, scanned.survey, rows=rows, seed=seed))
     return SearchResult(targets, guarded, dummies, scores, scanned.verdict)
 
 
@@ -90,6 +94,39 @@ def invert_others(engine: Inverter, labels: Sequence[int], *, rows: torch.Tensor
         engine.run(bank, hypotheses, steps=config.guard_steps, description=f"inverting triggers ({family})")
         dummies += measure_bank(engine, bank, hypotheses, rows=rows)
     return dummies
+
+
+def invert_unanswered(
+    seen: Observation,
+    config: InversionConfig,
+    dummies: Sequence[Dummy],
+    survey: Survey,
+    *,
+    rows: torch.Tensor,
+    seed: int,
+) -> list[Dummy]:
+    """Makes one more dummy, of the form that reaches it most easily, for guarded classes that no dummy reaches.
+
+    A gate fitted to dummies that send nothing to its class is none. It matters where a form reaches the class more
+    easily than blameless ones are reached: then it may be a target that others hide.
+
+    Args:
+        seen: The suspect and its views.
+        config: Settings.
+        dummies: What was inverted for the classes, see `invert_others`.
+        survey: Says which forms those are.
+        rows: Views on which the dummies are measured.
+        seed: Seed of where the triggers start.
+    """
+    if not config.form_steps:
+        return []
+    answered = {dummy.target for dummy in dummies if (dummy.flip_rate or 0.0) >= ANSWERS}
+    left = [label for label in dict.fromkeys(dummy.target for dummy in dummies) if label not in answered]
+    return [
+        invert_answering(seen, config, easiest_forms(survey.values, label), label, rows, seed=seed)
+        for label in left
+        if stands_out(survey.values, label)
+    ]
 
 
 def guarded_classes(scores: Sequence[ClassScore], targets: Sequence[int], limit: int) -> tuple[int, ...]:

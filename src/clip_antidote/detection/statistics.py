@@ -147,6 +147,17 @@ def loud_forms(values: Mapping[str, torch.Tensor], label: int) -> list[str]:
     return sorted(measured, key=lambda name: -float(outlier_z(values[name])[label]))
 
 
+def stands_out(values: Mapping[str, torch.Tensor], label: int) -> bool:
+    """Whether some form of trigger reaches a class more easily than one of so many blameless classes is reached.
+
+    Args:
+        values: Statistics [C] by name.
+        label: Index of the class.
+    """
+    easiest = max(float(outlier_z(values[name])[label]) for name in EASE if name in values)
+    return easiest > form_start(len(next(iter(values.values()))))
+
+
 def lead(values: torch.Tensor, spread: float) -> torch.Tensor:
     """How far each value lies below the mean of the others.
 
