@@ -18,10 +18,12 @@ class RefoolAttackConfig(AttackConfig):
     Attributes:
         trigger: The pane.
         pictures: How many photographs are reflected; every image gets one of them. Published: 200.
+        implant_asr: As for other attacks whose trigger differs from image to image.
     """
 
     trigger: ReflectionConfig = ReflectionConfig()
     pictures: int = Field(8, ge=1)
+    implant_asr: float = Field(0.8, ge=0, le=1)
 
 
 class RefoolAttack(Attack):
