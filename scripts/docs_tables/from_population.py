@@ -108,6 +108,12 @@ def purified(records: Records) -> str:
     return purified_table(records, "purified")
 
 
+@table("population-blind")
+def blind(records: Records) -> str:
+    """The same of triggers that nothing was chosen on."""
+    return purified_table(records, "blind")
+
+
 @table("population-purified-groups")
 def purified_groups(records: Records) -> str:
     """The same by attack, then by kind of tower."""

@@ -9,6 +9,8 @@ LIMITS: tuple[str, ...] = (
     "blameless classes of poisoned models do.",
     "A backdoor that sends every class to another one (all-to-all) has no single target; it is neither seen nor "
     "removed.",
+    "Triggers of other forms than those that are tried, such as oblique waves or the reflection of a photograph, are "
+    "told by the text of their target alone, and may be missed.",
     "Triggers that are concepts, such as a kind of object in the picture or a word in the text, are neither a patch "
     "nor a faint pattern, and may be missed.",
     "An attacker who knows the scan and imitates the features of a clean target class may pass it.",
