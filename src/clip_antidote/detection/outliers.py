@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtr
 
 FEWEST = 4
 """With fewer classes nothing can stand out from the others."""
@@ -43,8 +43,8 @@ def outlier_z(values: torch.Tensor) -> torch.Tensor:
     mean = (total - values) / (count - 1)
     variance = ((squares - values * values) / (count - 1) - mean * mean) * (count - 1) / (count - 2)
     spread = variance.clamp_min(LEAST_VARIANCE).sqrt() * math.sqrt(1 + 1 / (count - 1))
-    tail = t.sf(((mean - values) / spread).numpy(), count - 2)
-    return torch.from_numpy(norm.isf(tail.clip(SMALLEST, LARGEST))).float()
+    tail = stdtr(count - 2, -((mean - values) / spread).numpy())  # of Student's t, from above
+    return torch.from_numpy(0.0 - ndtri(tail.clip(SMALLEST, LARGEST))).float()  # 0, not −0
 
 
 def combine_z(scores: Sequence[torch.Tensor]) -> torch.Tensor:
