@@ -19,7 +19,7 @@ from clip_antidote.data.folders import load_images
 from clip_antidote.reporting import amplified_difference
 from clip_antidote.triggers import Trigger, load_trigger
 
-COLUMNS = 7
+COLUMNS = 8
 
 SAME = {"multi-target", "all-to-all", "adaptive"}
 """Attacks with the triggers of others."""
