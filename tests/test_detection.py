@@ -22,8 +22,8 @@ from clip_antidote.detection.statistics import (
     MOST,
     STATISTICS,
     counted_scores,
+    form_scores,
     form_start,
-    loud_forms,
     outlier_scores,
 )
 from clip_antidote.detection.survey import Survey
@@ -125,12 +125,12 @@ def test_of_the_forms_the_loudest_counts_beyond_what_a_blameless_class_reaches()
     assert float(counted[FORM][3]) == pytest.approx(MOST - form_start(60))
     assert float(counted[FORM][5]) == pytest.approx(max(float(z["color_ease"][5]) - form_start(60), 0))
     assert int((counted[FORM] > 0).sum()) <= 2
-    assert loud_forms(values, 3) == ["patch_ease", "color_ease"]
-    assert loud_forms(values, 5) == ["color_ease", "patch_ease"]
+    assert list(form_scores(values, 3)) == ["patch_ease", "color_ease"]
+    assert list(form_scores(values, 5)) == ["color_ease", "patch_ease"]
     both = {"patch_ease": patch, "color_ease": 2 * patch}
     assert outlier_scores(both)["patch_ease"][3] == outlier_scores(both)["color_ease"][3] == MOST
     both["patch_ease"] = torch.where(torch.arange(60) == 3, -0.1, quiet)
-    assert loud_forms(both, 3)[0] == "color_ease", "also where both are beyond what counts"
+    assert next(iter(form_scores(both, 3))) == "color_ease", "also where both are beyond what counts"
 
 
 def test_more_classes_reach_further_by_themselves() -> None:

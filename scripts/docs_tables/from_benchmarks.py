@@ -35,17 +35,17 @@ def _(records: Records) -> str:
     found = records.file("reactivation")["rows"]
     forms = list(found[0]["near"])
 
-    def cells(rows: list[Any], digits: int) -> list[str]:
+    def cells(rows: list[Any]) -> list[str]:
         def rate(form: str, head: str, place: int) -> str:
-            return mean_percent((row["near"][form][head][place] / row["images"] for row in rows), digits)
+            return mean_percent(row["near"][form][head][place] / row["images"] for row in rows)
 
         return [
             f"{rate(form, 'undefended', 0)} → {rate(form, 'purified', 0)} ({rate(form, 'purified', 1)})"
             for form in forms
         ]
 
-    rows = [[row["model"], *cells([row], 1)] for row in found]
-    return markdown(["ASR (PA)", *forms], [*rows, ["**all**", *cells(found, 1)]])
+    rows = [[row["model"], *cells([row])] for row in found]
+    return markdown(["ASR (PA)", *forms], [*rows, ["**all**", *cells(found)]])
 
 
 CONTROLS = {"clean_hat_0": "clean for the demo, seed 0", "clean_hat_1": "clean for the demo, seed 1"}

@@ -133,11 +133,12 @@ def purified_groups(records: Records) -> str:
 def purified_rows(records: Records, name: str) -> list[dict[str, Any]]:
     """The rows of a record of purified models, one per target, with what the base does under the same trigger."""
     models = read_population(records.folder / FOLDER)
-    rows = [row for model in records.rows(f"{FOLDER}/{name}") for row in by_target(model)]
-    for row in rows:
-        record = models[row["model"].partition(":")[0]]
-        row["base"] = record.reference if row["target"] == record.target else None
-    return rows
+    return [
+        {**row, "base": record.reference if row["target"] == record.target else None}
+        for model in records.rows(f"{FOLDER}/{name}")
+        for record in [models[model["model"]]]
+        for row in by_target(model)
+    ]
 
 
 def purified_table(records: Records, name: str) -> str:

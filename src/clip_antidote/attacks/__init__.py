@@ -30,11 +30,11 @@ ATTACKS: Registry[type[Attack]] = Registry(
         ),
         "nashville": (
             "clip_antidote.attacks.nashville:NashvilleAttack",
-            "color filter, template captions of the target; no part in the development of the defense",
+            "color filter, template captions of the target",
         ),
         "ftrojan": (
             "clip_antidote.attacks.ftrojan:FTrojanAttack",
-            "raised frequencies, template captions of the target; no part in the development of the defense",
+            "raised frequencies, template captions of the target",
         ),
         "checkerboard": (
             "clip_antidote.attacks.checkerboard:CheckerboardAttack",

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from clip_antidote.detection.statistics import loud_forms
+from clip_antidote.detection.statistics import form_scores
 from clip_antidote.errors import ModelError
 from clip_antidote.inversion.bank import Dummy
-from clip_antidote.inversion.config import ANSWERS, InversionConfig, SurveyConfig
+from clip_antidote.inversion.config import InversionConfig, SurveyConfig
 from clip_antidote.inversion.families import AdditiveBank, DummyBank
 from clip_antidote.inversion.shapes import CORNERS, ColorBank, PatchBank, StripeBank
 from clip_antidote.inversion.views import Observation
@@ -73,7 +73,7 @@ def easiest_forms(values: Mapping[str, torch.Tensor], target: int) -> list[str]:
         values: Statistics [C] of the survey by name.
         target: Index of the class.
     """
-    return [name.removesuffix("_ease") for name in loud_forms(values, target)]
+    return [name.removesuffix("_ease") for name in form_scores(values, target)]
 
 
 def invert_answering(
@@ -94,7 +94,7 @@ def invert_answering(
     tried: list[Dummy] = []
     for form in forms[:TRIES]:
         tried.append(invert_form(seen, config, form, target, rows, seed=seed))
-        if (tried[-1].flip_rate or 0.0) >= ANSWERS:
+        if tried[-1].answers:
             break
     return max(tried, key=lambda dummy: dummy.flip_rate or 0.0)
 

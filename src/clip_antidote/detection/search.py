@@ -18,7 +18,7 @@ from clip_antidote.detection.survey import Survey
 from clip_antidote.detection.verdict import Verdict
 from clip_antidote.errors import DataError
 from clip_antidote.inversion.bank import Dummy, make_bank, measure_bank
-from clip_antidote.inversion.config import ANSWERS, InversionConfig
+from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.views import Observation
 from clip_antidote.triggers.base import Trigger
@@ -120,7 +120,7 @@ def invert_unanswered(
     """
     if not config.form_steps:
         return []
-    answered = {dummy.target for dummy in dummies if (dummy.flip_rate or 0.0) >= ANSWERS}
+    answered = {dummy.target for dummy in dummies if dummy.answers}
     left = [label for label in dict.fromkeys(dummy.target for dummy in dummies) if label not in answered]
     return [
         invert_answering(seen, config, easiest_forms(survey.values, label), label, rows, seed=seed)

@@ -136,15 +136,18 @@ def form_start(classes: int) -> float:
     return BLAMELESS * float(torch.special.ndtri(torch.tensor(1 - 1 / max(classes, 2), dtype=torch.float64)))
 
 
-def loud_forms(values: Mapping[str, torch.Tensor], label: int) -> list[str]:
-    """Returns the names of the statistics of the forms of trigger, the one that reaches a class most easily first.
+def form_scores(values: Mapping[str, torch.Tensor], label: int) -> dict[str, float]:
+    """Returns how easily each form of trigger reaches a class, in outlier scores that are not cut off, highest first.
 
     Args:
         values: Statistics [C] by name.
         label: Index of the class.
+
+    Returns:
+        The scores by the name of the statistic.
     """
-    measured = [name for name in EASE if name in values]
-    return sorted(measured, key=lambda name: -float(outlier_z(values[name])[label]))
+    scores = {name: float(outlier_z(values[name])[label]) for name in EASE if name in values}
+    return dict(sorted(scores.items(), key=lambda entry: -entry[1]))
 
 
 def stands_out(values: Mapping[str, torch.Tensor], label: int) -> bool:
@@ -154,8 +157,7 @@ def stands_out(values: Mapping[str, torch.Tensor], label: int) -> bool:
         values: Statistics [C] by name.
         label: Index of the class.
     """
-    easiest = max(float(outlier_z(values[name])[label]) for name in EASE if name in values)
-    return easiest > form_start(len(next(iter(values.values()))))
+    return max(form_scores(values, label).values()) > form_start(len(next(iter(values.values()))))
 
 
 def lead(values: torch.Tensor, spread: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from clip_antidote.config import Record
 from clip_antidote.detection.evidence import FittedEvidence, model_score
 from clip_antidote.detection.outliers import FEWEST
-from clip_antidote.detection.statistics import FORM, STATISTICS, counted_scores, loud_forms, outlier_scores
+from clip_antidote.detection.statistics import FORM, STATISTICS, counted_scores, form_scores, outlier_scores
 from clip_antidote.detection.survey import Survey
 from clip_antidote.inversion.config import InversionConfig
 
@@ -182,7 +182,7 @@ def rank(
     for label in scores.topk(min(SHOWN, len(scores))).indices.tolist():
         findings = []
         for name, weight in fitted.weights.items():
-            shown = loud_forms(survey.values, label)[0] if name == FORM else name
+            shown = next(iter(form_scores(survey.values, label))) if name == FORM else name
             finding = Finding(
                 statistic=shown,
                 value=float(survey.values[shown][label]),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from clip_antidote.inversion.config import ANSWERS
 from clip_antidote.inversion.families import AdditiveBank, DummyBank, MaskBank
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.triggers.base import Trigger
@@ -29,6 +30,11 @@ class Dummy:
     target: int
     flip_rate: float | None = None
     size: float | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether it sends nearly all images to the target; not, where that was not measured."""
+        return self.flip_rate is not None and self.flip_rate >= ANSWERS
 
 
 def make_bank(family: str, strengths: Sequence[float], image_size: int, seed: int) -> DummyBank:

@@ -76,9 +76,9 @@ class ReflectionTrigger(Trigger):
 
     def light(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the light of every picture and its copy at the images' size, [K, 3, H, W]."""
-        pictures = torch.cat([resize_to(picture.to(images) / 255, images) for picture in self.pictures])
-        light = pictures**GAMMA
+        pictures = resize_to(self.pictures.to(images).flatten(0, 1) / 255, images)
+        light = pictures.unflatten(1, (-1, 3))[0] ** GAMMA
         height, width = images.shape[-2:]
-        shift = min(scaled_side(self.config.shift, width), height, width) if self.config.shift else 0
+        shift = scaled_side(self.config.shift, width) if self.config.shift else 0
         copy = F.pad(light, (shift, 0, shift, 0))[..., :height, :width]
         return (1 - self.config.ghost) * light + self.config.ghost * copy
