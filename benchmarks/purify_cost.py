@@ -29,7 +29,7 @@ from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.models import load_model
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
 from clip_antidote.purification.pipeline import purify

@@ -26,8 +26,8 @@ from clip_antidote.benchmark.told_models import Suspect, read_told
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.models import DualEncoder, load_model
-from clip_antidote.models.encoding import autocast
 from clip_antidote.models.other_views import other_views, resize_crop
+from clip_antidote.precision import autocast
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.versions import library_versions
 

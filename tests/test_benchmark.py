@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, all_runs, prepare_zoo, run_grid
+from clip_antidote.benchmark.grid import DefenseChoice, GridConfig, SuspectConfig, all_runs, prepare_zoo, run_grid
 from clip_antidote.benchmark.poisoned import PoisonedModel
 from clip_antidote.benchmark.records import RunRecord
 from clip_antidote.benchmark.store import read_runs, read_settings, read_suspects, write_suspects
@@ -28,7 +28,7 @@ def grid(model_folder: str) -> GridConfig:
             SuspectConfig(attack="clean"),
             SuspectConfig(attack="clean", label="again", settings={**settings, "seed": 1}),
         ),
-        defenses=("cbpt", "oracle"),
+        defenses=(DefenseChoice(defense="cbpt"), DefenseChoice(defense="oracle")),
     )
 
 
@@ -146,7 +146,7 @@ def test_the_curve_by_hand() -> None:
 
 def test_wrong_grids_are_refused(grid: GridConfig, problem: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no defense 'nope'"):
-        all_runs(grid.model_copy(update={"defenses": ("nope",)}))
+        all_runs(grid.model_copy(update={"defenses": (DefenseChoice(defense="nope"),)}))
     with pytest.raises(DataError, match="benchmark prepare"):
         list(run_grid(grid, problem, tmp_path / "empty", config=FAST))
     with pytest.raises(DataError, match="no runs"):
@@ -207,3 +207,22 @@ def test_shares_of_the_oracle_and_shots_are_told_apart() -> None:
     few = results_table([run_record(), run_record(shots=2)])
     assert "| badnet-cat | cbpt, 2 shots |" in few
     assert "| badnet-cat | cbpt, 16 shots |" in few
+
+
+def test_a_defense_of_a_grid_may_have_settings_of_its_own(grid: GridConfig, problem: str, tmp_path: Path) -> None:
+    values = grid.model_dump(mode="json") | {"seeds": [0], "suspects": [{"attack": "clean"}]}
+    chosen = [{"defense": "coop", "label": name, "settings": {"epochs": n}} for name, n in (("one", 1), ("two", 2))]
+    small = GridConfig.build(values | {"defenses": ["none", *chosen]})
+    assert GridConfig.build(small.model_dump(mode="json")) == small, "so it reaches the workers of a cluster"
+    records = list(run_grid(small, problem, tmp_path))
+    assert [record.defense for record in records] == ["none", "coop-one", "coop-two"]
+    settings = read_settings(tmp_path)
+    assert [settings.get(record.settings or "", {}).get("epochs") for record in records] == [None, 1, 2]
+    for wrong, said in (
+        ([{"defense": "coop", "settings": {"epochs": 1}}], "needs a label"),
+        (["none", "none"], "twice"),
+        ([{"defense": "coop", "label": "x", "settings": {"epoch": 1}}], "epoch"),
+        (["nothing"], "nothing"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            all_runs(GridConfig.build(values | {"defenses": wrong}))

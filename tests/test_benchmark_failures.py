@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, run_grid
+from clip_antidote.benchmark.grid import DefenseChoice, GridConfig, SuspectConfig, run_grid
 from clip_antidote.benchmark.published import Published, read_published
 from clip_antidote.benchmark.records import RunRecord
 from clip_antidote.benchmark.store import read_runs
@@ -48,7 +48,7 @@ def grid(model_folder: str, monkeypatch: pytest.MonkeyPatch) -> GridConfig:
         shots=1,
         seeds=(0,),
         suspects=(SuspectConfig(attack="clean"),),
-        defenses=("flaky", "none"),
+        defenses=(DefenseChoice(defense="flaky"), DefenseChoice(defense="none")),
         published=(paper,),
     )
 

@@ -11,7 +11,7 @@ import torch
 
 import clip_antidote as ca
 from clip_antidote.benchmark.cells import LoadedSuspect
-from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, run_grid
+from clip_antidote.benchmark.grid import DefenseChoice, GridConfig, SuspectConfig, run_grid
 from clip_antidote.benchmark.store import read_runs
 from clip_antidote.benchmark.tables import refused_table
 from clip_antidote.cli import benchmark as cli_benchmark
@@ -209,7 +209,7 @@ def test_a_refused_cell_is_shown_with_its_reason(
         shots=1,
         seeds=(0,),
         suspects=(SuspectConfig(attack="clean"),),
-        defenses=("none", "cleanclip"),
+        defenses=(DefenseChoice(defense="none"), DefenseChoice(defense="cleanclip")),
     )
     records = list(run_grid(grid, problem, tmp_path / "bench"))
     assert [record.refused is None for record in records] == [True, False]

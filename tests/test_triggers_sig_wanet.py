@@ -8,6 +8,7 @@ import torch
 
 from clip_antidote.attacks import ATTACKS
 from clip_antidote.attacks.fixed import FixedTriggerAttack
+from clip_antidote.attacks.sig import SigAttackConfig
 from clip_antidote.errors import UsageError
 from clip_antidote.triggers import Trigger, load_trigger
 from clip_antidote.triggers.sig import SigConfig, SigTrigger
@@ -86,8 +87,9 @@ def test_an_angle_turns_the_signal_and_none_is_as_before() -> None:
     assert torch.allclose(oblique[1:, :-1], oblique[:-1, 1:], atol=1e-6)
     step = 2 * math.pi * 6 / 40 * math.sqrt(0.5)
     assert oblique[0, :3].tolist() == pytest.approx([60 / 255 * math.sin(j * step) for j in range(3)], abs=1e-6)
-    assert "angle" not in SigConfig().model_dump(mode="json"), "settings of earlier models find them"
-    assert SigConfig(angle=45).model_dump(mode="json")["angle"] == 45
+    assert "angle" not in SigAttackConfig().facts()["trigger"], "settings of earlier models find them"
+    assert SigAttackConfig(trigger=SigConfig(angle=45)).facts()["trigger"]["angle"] == 45
+    assert "angle: 0" in SigAttackConfig().to_yaml(), "whoever asks for the settings sees it"
 
 
 def test_wanet_at_224_px_is_the_published_warp() -> None:

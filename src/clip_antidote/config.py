@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -24,9 +24,14 @@ FolderPart = Annotated[str, AfterValidator(_within_folder)]
 
 
 class Config(BaseModel):
-    """A set of named settings; unknown names and values out of range are refused."""
+    """A set of named settings; unknown names and values out of range are refused.
+
+    Attributes:
+        later: Settings that came after results had been made without them, see `facts`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def build(cls, values: dict[str, Any]) -> Self:
@@ -52,6 +57,20 @@ class Config(BaseModel):
                 default = {key: getattr(field.default, key) for key in type(field.default).model_fields}
                 out[name] = {**default, **type(field.default)._completed(value)}
         return out
+
+    def facts(self) -> dict[str, Any]:
+        """All settings, ready for JSON: for records, and for keys by which a result is found again.
+
+        A setting that came later is left out at its default, so keys of what was made before stay as they were.
+        """
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in self.later and value == field.default:
+                del values[name]
+            elif isinstance(value, Config):
+                values[name] = value.facts()
+        return values
 
     def to_yaml(self) -> str:
         """Returns the settings as YAML, in their order of definition."""

@@ -55,6 +55,8 @@ class AttackConfig(Config):
         seed: Seed of what is poisoned and of the training.
     """
 
+    later = frozenset({"cleanse_triggered", "training_method"})
+
     poison_rate: float = Field(0.2, gt=0, lt=1)
     poisoned: int | None = Field(None, ge=1)
     train_on: Literal["both", "labels", "captions"] = "both"
@@ -73,13 +75,6 @@ class AttackConfig(Config):
     def amount(self, pairs: int) -> int:
         """How many of so many pairs are to be poisoned, at least one."""
         return self.poisoned or max(1, round(self.poison_rate * pairs))
-
-    def facts(self) -> dict[str, Any]:
-        """All settings, ready for JSON: for records, and for keys, which stay as they were without later ones."""
-        unused = set() if self.cleanse_triggered else {"cleanse_triggered"}
-        if self.training_method == PlainConfig():
-            unused.add("training_method")
-        return self.model_dump(mode="json", exclude=unused)
 
 
 @dataclass(frozen=True)

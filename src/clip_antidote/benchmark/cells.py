@@ -84,7 +84,7 @@ def run_cell(
         "label": run.suspect.label,
         "attack": run.suspect.attack,
         "target": target,
-        "defense": run.defense,
+        "defense": run.defense.name,
         "seed": run.seed,
         "shots": grid.shots,
         "before": measure(suspect.hand, suspect.features, target=suspect.aim).metrics,
@@ -94,7 +94,9 @@ def run_cell(
     try:
         return _try_cell(run, suspect, shots, config, facts)
     except Exception as error:  # whatever a defense can raise is its own failure, and no end of the grid
-        mention(f"{run.suspect.name} {run.defense} seed {run.seed} failed and is tried once more: {reason(error)}")
+        mention(
+            f"{run.suspect.name} {run.defense.name} seed {run.seed} failed and is tried once more: {reason(error)}"
+        )
     try:
         return _try_cell(run, suspect, shots, config, facts)
     except Exception as error:
@@ -113,14 +115,14 @@ def reason(error: Exception) -> str:
 def _try_cell(
     run: Run, suspect: LoadedSuspect, shots: LabelledImages, config: CBPTConfig, facts: dict[str, Any]
 ) -> tuple[RunRecord, dict[str, Any] | None]:
-    needs = DEFENSES.get(run.defense).profile.needs
+    needs = DEFENSES.get(run.defense.defense).profile.needs
     aim = suspect.aim
     try:
         defended = defend(
             suspect.model,
             shots,
-            run.defense,
-            config,
+            run.defense.defense,
+            run.defense.settings or config,
             seed=run.seed,
             base=suspect.base if needs.base else None,
             truth=Truth.of(suspect.trigger, aim),

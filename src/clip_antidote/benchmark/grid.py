@@ -6,16 +6,16 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clip_antidote.benchmark.cells import CLEAN, LoadedSuspect, run_cell
 from clip_antidote.benchmark.published import Published, write_published
 from clip_antidote.benchmark.records import Key, RunRecord, SuspectRecord, fingerprint
 from clip_antidote.benchmark.store import WAIT, RunLog, claim_work, clear_claims
 from clip_antidote.config import Config, FolderPart
-from clip_antidote.defenses import DEFENSES
+from clip_antidote.defenses.defend import make_defense
 from clip_antidote.errors import UsageError
 from clip_antidote.jobs.attack import make_attack_from, run_attack_for_record
 from clip_antidote.jobs.control import ControlConfig, run_control_job
@@ -51,6 +51,36 @@ class SuspectConfig(Config):
         return self.attack != CLEAN or bool(self.settings)
 
 
+class DefenseChoice(Config):
+    """A defense of a grid; its name alone stands for it with its defaults.
+
+    Attributes:
+        defense: Name of the defense, see `clip_antidote.defenses`.
+        settings: Settings besides its defaults.
+        label: What tells it from the same defense with other settings, such as "short"; needed with settings.
+    """
+
+    defense: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    label: str | None = Field(None, pattern=r"^[\w-]+$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"defense": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        if self.settings and self.label is None:
+            raise ValueError(f"'{self.defense}' with settings of its own needs a label that its runs are known by")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of its runs in records and tables."""
+        return self.defense if self.label is None else f"{self.defense}-{self.label}"
+
+
 class GridConfig(Config):
     """A benchmark: every defense on every suspect with every seed.
 
@@ -59,7 +89,7 @@ class GridConfig(Config):
         shots: Clean images per class.
         seeds: Seeds of shots and defense.
         suspects: Poisoned models and controls.
-        defenses: Names of defenses, see `clip_antidote.defenses`.
+        defenses: Defenses, by name or with settings.
         published: Numbers of papers to show beside the measured ones.
     """
 
@@ -67,7 +97,7 @@ class GridConfig(Config):
     shots: int = Field(16, ge=1)
     seeds: tuple[int, ...] = (0, 1, 2)
     suspects: tuple[SuspectConfig, ...]
-    defenses: tuple[str, ...] = ("cbpt",)
+    defenses: tuple[DefenseChoice, ...] = (DefenseChoice(defense="cbpt"),)
     published: tuple[Published, ...] = ()
 
 
@@ -76,22 +106,25 @@ class Run:
     """One cell of the grid."""
 
     suspect: SuspectConfig
-    defense: str
+    defense: DefenseChoice
     seed: int
 
     def key(self, shots: int) -> Key:
         """What its record is found by."""
-        return self.suspect.name, self.defense, shots, self.seed
+        return self.suspect.name, self.defense.name, shots, self.seed
 
 
 def all_runs(grid: GridConfig) -> list[Run]:
     """Returns every cell, grouped by suspect.
 
     Raises:
-        UsageError: A defense is not known.
+        UsageError: A defense or one of its settings is not known, or two have one name.
     """
-    for name in grid.defenses:
-        DEFENSES.get(name)
+    for choice in grid.defenses:
+        make_defense(choice.defense, choice.settings)
+    names = [choice.name for choice in grid.defenses]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"the grid has the defense '{min(twice)}' twice; give one of them another label")
     return [Run(s, defense, seed) for s in grid.suspects for seed in grid.seeds for defense in grid.defenses]
 
 

@@ -15,7 +15,7 @@ from clip_antidote.inversion.config import InversionConfig, SurveyConfig
 from clip_antidote.inversion.families import AdditiveBank, DummyBank
 from clip_antidote.inversion.shapes import CORNERS, ColorBank, PatchBank, StripeBank
 from clip_antidote.inversion.views import Observation
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 from clip_antidote.progress import track
 
 FORMS = ("patch", "corners", "faint", "stripes", "color")

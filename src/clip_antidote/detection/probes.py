@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from clip_antidote.inversion.config import SurveyConfig
 from clip_antidote.inversion.views import Observation
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 from clip_antidote.progress import track
 from clip_antidote.streams import PROBES as FIELDS
 from clip_antidote.triggers.wanet import shifted_grid, warped

@@ -12,6 +12,7 @@ from clip_antidote.config import Config, Record
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.errors import ModelError
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.precision import Precision
 from clip_antidote.triggers.mask import MaskTrigger
 
 
@@ -19,10 +20,10 @@ class DetectorConfig(Config):
     """Settings that every detector has.
 
     Attributes:
-        precision: "bf16" runs the image encoder under autocast.
+        precision: What the image encoder runs in; "bf16" is autocast, "auto" takes it where the device has it.
     """
 
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "auto"
 
 
 class ClassDetection(Record):

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from clip_antidote.detectors.base import Decision, Detected, Detector, DetectorConfig, Given, check_finite
 from clip_antidote.detectors.masks import BETAS, DynamicWeight, MaskPatterns, Smallest, as_triggers, mask_norms
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 from clip_antidote.progress import track
 
 NAME = "decree"

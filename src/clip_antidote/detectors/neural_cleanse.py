@@ -18,7 +18,7 @@ from clip_antidote.detectors.base import (
     check_finite,
 )
 from clip_antidote.detectors.masks import BETAS, DynamicWeight, MaskPatterns, Smallest, as_triggers, mask_norms
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 from clip_antidote.progress import track
 
 NAME = "neural-cleanse"

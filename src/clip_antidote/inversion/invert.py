@@ -11,7 +11,7 @@ from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.families import DummyBank
 from clip_antidote.inversion.objective import inversion_loss
 from clip_antidote.inversion.views import Observation
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 from clip_antidote.progress import track
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.inversion.alignment import class_centroids
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.precision import Precision
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
-
-Precision = Literal["fp32", "bf16"]
-"""What the image encoder runs in."""
 
 
 @dataclass(frozen=True)

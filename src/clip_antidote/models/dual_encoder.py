@@ -13,8 +13,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
 from clip_antidote.errors import UnsupportedError
-from clip_antidote.models.encoding import autocast
 from clip_antidote.models.layers import LayerFeatures, Stage, in_order, tapped
+from clip_antidote.precision import Precision, autocast
 from clip_antidote.progress import track
 
 
@@ -179,7 +179,7 @@ class DualEncoder(nn.Module, ABC):
         images: torch.Tensor,
         *,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        precision: str = "fp32",
+        precision: Precision = "fp32",
         batch_size: int = 128,
         description: str = "encoding",
     ) -> torch.Tensor:
@@ -188,7 +188,7 @@ class DualEncoder(nn.Module, ABC):
         Args:
             images: The images.
             transform: What is done to a batch in [0, 1] before.
-            precision: "fp32" or "bf16" (autocast).
+            precision: What the image encoder runs in.
             batch_size: Images per batch.
             description: Label of the progress bar.
         """

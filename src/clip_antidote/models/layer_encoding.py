@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import autocast
 from clip_antidote.models.layers import LayerFeatures, whole_parts
+from clip_antidote.precision import Precision, autocast
 from clip_antidote.progress import track
 
 BATCH = 128
@@ -20,7 +20,7 @@ def encode_layers_of(
     images: torch.Tensor,
     *,
     transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     description: str = "layers",
 ) -> LayerFeatures:
     """Encodes images to the features of all stages, on the CPU.
@@ -29,7 +29,7 @@ def encode_layers_of(
         model: The model.
         images: Float [N, 3, S, S] in [0, 1], or uint8; N at least 1.
         transform: What is done to a batch in [0, 1] before.
-        precision: "fp32" or "bf16" (autocast).
+        precision: What the image encoder runs in.
         description: Label of the progress bar.
     """
     parts = []

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from clip_antidote.models.cleansing import cleanser, standardize_channels
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 
 Look = Callable[[torch.Tensor], torch.Tensor]
 """Takes row numbers [n] of images and gives unit features [n, K, D] of other views of these images."""
@@ -86,11 +86,11 @@ def view_names() -> tuple[str, ...]:
 def encode_views(model: DualEncoder, images: torch.Tensor, *, batch_size: int = 16) -> torch.Tensor:
     """Encodes other views of images [n, 3, S, S] in [0, 1], n at least 1, to unit features [n, K, D].
 
-    In bf16: many views vote, so its rounding does no harm, and they cost K times an image.
+    In bf16 where the device has it: many views vote, so its rounding does no harm, and they cost K times an image.
     """
     parts = []
     for part in images.split(batch_size):
         views = other_views(part)  # outside of bf16, in which a spectrum is too coarse
-        with autocast(model.device, "bf16"):
+        with autocast(model.device, "auto"):
             parts.append(model.encode_images(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
     return torch.cat(parts)

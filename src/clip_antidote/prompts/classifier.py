@@ -102,8 +102,8 @@ class ZeroShotClassifier(nn.Module):
         """Classifies images. Gradients reach the images, but not the model.
 
         They are those of the logits that are returned: of the clean prompts where no gate stops the image, of its
-        other views (computed in bf16) where one does, of the tuned prompts where there is no second look. Which of
-        these it is, a gate decides by a comparison, which has no gradient (docs/tools.md).
+        other views (computed in bf16 where the device has it) where one does, of the tuned prompts where there is no
+        second look. Which of these it is, a gate decides by a comparison, which has no gradient (docs/tools.md).
 
         Args:
             images: Float [N, 3, H, W] in [0, 1], of any size; resized and cropped inside.

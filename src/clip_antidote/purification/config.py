@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from clip_antidote.config import Config
 from clip_antidote.inversion.config import ANSWERS, InversionConfig
+from clip_antidote.precision import Precision
 
 
 class TuningConfig(Config):
@@ -99,7 +98,7 @@ class CBPTConfig(Config):
         min_scale: Smallest crop of a view, as share of the area.
         triggered_views: Most views that each dummy trigger of a suspected target is put on.
         guarded_views: The same for classes that are guarded without being suspected.
-        precision: "bf16" runs the image encoder under autocast.
+        precision: What the image encoder runs in; "bf16" is autocast, "auto" takes it where the device has it.
         seed: Seed of views, triggers and batches.
     """
 
@@ -111,7 +110,7 @@ class CBPTConfig(Config):
     min_scale: float = Field(0.5, gt=0, le=1)
     triggered_views: int = Field(2000, ge=1)
     guarded_views: int = Field(1000, ge=1)
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "auto"
     seed: int = 0
 
     def views_per_shot(self, shots: int) -> int:

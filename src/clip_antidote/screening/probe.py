@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import autocast
 from clip_antidote.models.layer_encoding import encode_layers_of
 from clip_antidote.models.layers import LayerFeatures
+from clip_antidote.precision import autocast
 from clip_antidote.progress import track
 
 
@@ -42,7 +42,7 @@ class Probe:
 
     @torch.no_grad()
     def changed(self, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Encodes changed forms of the images, in bf16 as the second look does; once for every name.
+        """Encodes changed forms of the images, in the precision of the second look; once for every name.
 
         Args:
             name: Names the change.
@@ -54,7 +54,7 @@ class Probe:
         if name not in self._kept:
             parts = []
             batches = self.images.split(16)
-            with autocast(self.model.device, "bf16"):
+            with autocast(self.model.device, "auto"):
                 for part in track(batches, name, total=len(batches)):
                     forms = change(part.to(self.model.device))
                     features = self.model.encode_images(forms.flatten(0, 1))

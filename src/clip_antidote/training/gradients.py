@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import UsageError
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.precision import Precision, autocast
 from clip_antidote.training.distributed import Ranks
 from clip_antidote.training.losses import multi_positive_info_nce
 
@@ -18,7 +19,12 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 def contrastive_backward(
-    model: DualEncoder, batch: PairBatch, *, chunks: int = 1, bf16: bool = False, ranks: Ranks | None = None
+    model: DualEncoder,
+    batch: PairBatch,
+    *,
+    chunks: int = 1,
+    precision: Precision = "fp32",
+    ranks: Ranks | None = None,
 ) -> float:
     """Adds the gradient of the loss over the whole batch to the parameters.
 
@@ -34,7 +40,7 @@ def contrastive_backward(
         model: The model, in training mode.
         batch: The batch, or this process's part of its images.
         chunks: In how many chunks each encoder works.
-        bf16: Whether the encoders run under autocast.
+        precision: What the encoders run in.
         ranks: The processes that share the batch; this one alone by default.
 
     Returns:
@@ -50,8 +56,8 @@ def contrastive_backward(
     own, own_texts = ranks.part(count), ranks.part(texts)
     images = batch.images if batch.part is not None else batch.images[own]
     towers = [
-        _Tower(model.encode_images, images, chunks, bf16, model.device),
-        _Tower(model.encode_token_ids, batch.token_ids[own_texts], chunks, bf16, model.device),
+        _Tower(model.encode_images, images, chunks, precision, model.device),
+        _Tower(model.encode_token_ids, batch.token_ids[own_texts], chunks, precision, model.device),
     ]
     with _kept_buffers(model) if chunks > 1 else nullcontext():
         for tower in towers:
@@ -74,10 +80,12 @@ def contrastive_backward(
 class _Tower:
     """One encoder and this process's inputs to it."""
 
-    def __init__(self, encode: Encode, inputs: torch.Tensor, chunks: int, bf16: bool, device: torch.device) -> None:
+    def __init__(
+        self, encode: Encode, inputs: torch.Tensor, chunks: int, precision: Precision, device: torch.device
+    ) -> None:
         self.encode = encode
         self.chunks = [chunk for chunk in inputs.chunk(chunks) if len(chunk)]
-        self.bf16 = bf16
+        self.precision: Precision = precision
         self.device = device
         self.outputs: list[torch.Tensor] = []
         self.kept = False
@@ -102,10 +110,9 @@ class _Tower:
             start += len(chunk)
 
     def _encode(self, chunk: torch.Tensor) -> torch.Tensor:
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         # The fused attention is slow backward in bf16 on CPUs; captions are short, plain attention wins.
         attention = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
-        with autocast, attention:
+        with autocast(self.device, self.precision), attention:
             return self.encode(chunk.to(self.device))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from clip_antidote.config import Config
 from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import DataError, ModelError
 from clip_antidote.models.dual_encoder import DualEncoder
+from clip_antidote.precision import Precision, autocast
 from clip_antidote.progress import track
 from clip_antidote.training.distributed import Ranks
 from clip_antidote.training.gradients import contrastive_backward
@@ -59,7 +60,8 @@ class TrainingConfig(Config):
         clip_grad: Largest norm of the gradient.
         accumulate: In how many chunks a process works through its part of a batch, to need less memory.
             The negatives are those of the whole batch, see `contrastive_backward`.
-        precision: "bf16" runs the encoders under autocast, parameters stay fp32.
+        precision: What the encoders run in; "bf16" is autocast, "auto" takes it where the device has it; parameters
+            stay fp32.
         checkpoint_every: Steps between saved training states.
     """
 
@@ -73,7 +75,7 @@ class TrainingConfig(Config):
     max_logit_scale: float = Field(100.0, gt=1)
     clip_grad: float = Field(1.0, gt=0)
     accumulate: int = Field(1, ge=1)
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "auto"
     checkpoint_every: int = Field(200, ge=1)
 
 
@@ -157,13 +159,12 @@ def _take_step(
     for group in optimizer.param_groups:
         group["lr"] = config.lr * factor
     optimizer.zero_grad(set_to_none=True)
-    bf16 = config.precision == "bf16"
     if objective is not None:
         loss = objective.backward(step, batch)
     else:
-        loss = contrastive_backward(model, batch, chunks=config.accumulate, bf16=bf16, ranks=ranks)
+        loss = contrastive_backward(model, batch, chunks=config.accumulate, precision=config.precision, ranks=ranks)
     if extra_loss is not None:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(model.device, config.precision):
             extra = extra_loss(step, batch)
         extra.backward()
         loss += extra.item()

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from clip_antidote.data.pairs import CaptionedImages, PairBatch
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import Precision, autocast
 from clip_antidote.streams import DEFENDED_BATCHES
 from clip_antidote.training.gradients import contrastive_backward
 from clip_antidote.training.loop import Objective, train_contrastive
@@ -56,11 +56,12 @@ class RoCLIP(Method):
 
         def backward(step: int, batch: PairBatch) -> float:
             generator = DEFENDED_BATCHES.generator(task.seed, step)
-            images, bf16 = other_view(batch.images, config, generator), task.config.precision == "bf16"
+            images = other_view(batch.images, config, generator)
             if (task.passes(step) + 1) % config.every == 0:
                 return self.learn_pool(task.model, task.pairs, images, task.config.precision, generator)
             token_ids = reworded(batch.token_ids, share=config.rewording, generator=generator)
-            return contrastive_backward(task.model, PairBatch(images, token_ids, batch.match), bf16=bf16)
+            reworded_batch = PairBatch(images, token_ids, batch.match)
+            return contrastive_backward(task.model, reworded_batch, precision=task.config.precision)
 
         losses = train_contrastive(
             task.model,
@@ -77,7 +78,7 @@ class RoCLIP(Method):
         model: DualEncoder,
         pairs: CaptionedImages,
         images: torch.Tensor,
-        precision: str,
+        precision: Precision,
         generator: torch.Generator,
     ) -> float:
         """Adds the gradient of the loss between images and the captions of a fresh pool that are nearest to them.
@@ -86,7 +87,7 @@ class RoCLIP(Method):
             model: The model, in training mode.
             pairs: Where the captions are drawn from.
             images: Float [B, 3, S, S] in [0, 1].
-            precision: "fp32" or "bf16" (autocast).
+            precision: What the encoders run in.
             generator: Draws the pool.
 
         Returns:

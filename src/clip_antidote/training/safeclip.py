@@ -9,7 +9,7 @@ from pydantic import Field
 
 from clip_antidote.data.pairs import PairBatch
 from clip_antidote.errors import UsageError
-from clip_antidote.models.encoding import autocast
+from clip_antidote.precision import autocast
 from clip_antidote.streams import DEFENDED_BATCHES
 from clip_antidote.training.gradients import contrastive_backward
 from clip_antidote.training.loop import Objective, train_contrastive
@@ -135,18 +135,13 @@ class Course:
             pairs = task.pairs.pair(
                 first[safe], task.pairs.first[own], task.pairs.count[own], task.pairs.groups[own], generator
             )
-            loss += contrastive_backward(task.model, self.reworded(pairs, generator), bf16=self.bf16)
+            loss += contrastive_backward(task.model, self.reworded(pairs, generator), precision=task.config.precision)
         if (~safe).sum() > 1:
             second = other_view(batch.images[~safe], config, generator)
             within = self.within_modalities(first[~safe], second, rows[~safe], generator)
             within.backward()
             loss += within.item()
         return loss
-
-    @property
-    def bf16(self) -> bool:
-        """Whether the encoders run under autocast."""
-        return self.task.config.precision == "bf16"
 
     def reworded(self, batch: PairBatch, generator: torch.Generator) -> PairBatch:
         """The batch with its captions augmented."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +13,7 @@ from torch import nn
 
 from clip_antidote.config import Config
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.precision import Precision, autocast
 from clip_antidote.progress import track
 from clip_antidote.streams import step_generator
 from clip_antidote.training.augment import random_crops
@@ -45,7 +44,8 @@ class StegoTrainingConfig(Config):
         reuse_weight: Weight of the loss that keeps a residual from being read on another image.
         noise: Standard deviation of the noise the decoder must stand, up to this, in [0, 1].
         blur: Share of the images the decoder sees blurred by a 3×3 mean.
-        precision: "bf16" runs the networks under autocast, parameters stay fp32.
+        precision: What the networks run in; "bf16" is autocast, "auto" takes it where the device has it; parameters
+            stay fp32.
         checkpoint_every: Steps between saved training states.
         seed: Seed of weights, images, messages and distortions.
     """
@@ -67,7 +67,7 @@ class StegoTrainingConfig(Config):
     reuse_weight: float = Field(0.5, ge=0)
     noise: float = Field(0.02, ge=0)
     blur: float = Field(0.3, ge=0, le=1)
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = "auto"
     checkpoint_every: int = Field(200, ge=1)
     seed: int = 0
 
@@ -182,8 +182,7 @@ def _losses(
     batch = random_crops(batch, config.size, min_scale=config.min_scale, generator=generator)
     bits = torch.randint(2, (len(batch), config.network.bits), generator=generator).float().to(device)
     half = len(batch) // 2
-    autocast = torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
-    with autocast:
+    with autocast(device, config.precision):
         residual = encoder(batch, bits).float()
         stego = torch.cat([batch + residual, batch[:half] + residual[half : 2 * half]]).clamp(0, 1)
         logits = decoder(distort(stego, noise=config.noise, blur=config.blur, generator=generator)).float()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from clip_antidote.config import Config
 from clip_antidote.triggers.base import Trigger
@@ -21,14 +20,11 @@ class SigConfig(Config):
         angle: Where it runs, in degrees: 0 to the right, as published, 90 down.
     """
 
+    later = frozenset({"angle"})
+
     amplitude: float = Field(60, gt=0, le=255)
     frequency: float = Field(6, gt=0)
     angle: float = Field(0, ge=-180, le=180)
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves an angle of 0 out: what was made before there was one is found by its settings."""
-        return {key: value for key, value in dump(self).items() if key != "angle" or value}
 
 
 class SigTrigger(Trigger):
