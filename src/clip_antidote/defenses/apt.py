@@ -65,7 +65,8 @@ class APT(Defense):
                     features = model.encode_images(attacked)
                 return F.cross_entropy(task.scale * features @ weights.T, labels)
 
-            descend(optimizer, loss_of, steps=config.steps, description="tuning contexts (APT)")
+            description = "tuning contexts (APT)"
+            descend(optimizer, loss_of, steps=config.steps, description=description, generators=[generator])
         return prompted(given, prompts, chunk=config.chunk)
 
     def attack(

@@ -6,7 +6,9 @@ from typing import ClassVar, Literal
 
 from clip_antidote.defenses.base import Defense, Given, Outcome
 from clip_antidote.defenses.profiles import PROFILES
+from clip_antidote.defenses.unfinished import kept_folder
 from clip_antidote.detection.search import TargetSource, known_triggers, search_targets
+from clip_antidote.detection.state import kept_search
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.pipeline import purify
 
@@ -32,7 +34,8 @@ class CBPT(Defense):
 
     def source(self, given: Given) -> TargetSource:
         """Where targets and dummies come from."""
-        return search_targets
+        folder = kept_folder()
+        return search_targets if folder is None else kept_search(search_targets, folder / "search")
 
 
 class MaskCBPT(CBPT):

@@ -17,6 +17,7 @@ from clip_antidote.data.pairs import PairBatch
 from clip_antidote.defenses.base import Defense, Given, Outcome
 from clip_antidote.defenses.held_out import clean_accuracy, hold_out
 from clip_antidote.defenses.profiles import PROFILES
+from clip_antidote.defenses.unfinished import next_part
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
@@ -125,11 +126,11 @@ class CleanCLIP(Defense):
         if config.rates:
             kept, held = hold_out(given.shots, seed=config.seed)
             for candidate in sorted(config.rates):
-                made = cleanclip(given.model, kept, config.at_rate(candidate))
+                made = cleanclip(given.model, kept, config.at_rate(candidate), state_file=next_part())
                 tried[f"{candidate:g}"] = clean_accuracy(made, held)
                 if tried[f"{candidate:g}"] == max(tried.values()):
                     rate = candidate
-        classifier = cleanclip(given.model, given.shots, config.at_rate(rate))
+        classifier = cleanclip(given.model, given.shots, config.at_rate(rate), state_file=next_part())
         trained = sum(parameter.numel() for parameter in given.model.parameters())
         details: dict[str, Any] = {"learning_rate": rate, "held_out_accuracy": tried}
         return Outcome(classifier, trained, details)

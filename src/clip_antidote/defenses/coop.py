@@ -74,7 +74,8 @@ class CoOp(Defense):
                 features, labels = pool.features[rows].to(weights), pool.labels[rows].to(weights.device)
                 return classification_loss(features, labels, weights, scale)
 
-            descend(optimizer, loss_of, steps=steps, description="tuning contexts (CoOp)")
+            description = "tuning contexts (CoOp)"
+            descend(optimizer, loss_of, steps=steps, description=description, generators=[generator])
         return prompted(given, prompts, chunk=config.chunk)
 
 

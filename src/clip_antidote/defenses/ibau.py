@@ -81,16 +81,23 @@ class IBAU(Defense):
             return found.detach()
 
         def loss_of(step: int) -> torch.Tensor:
-            nonlocal delta
             images, labels = task.batch(step)
             if step % config.outer_steps == 0:
-                delta = ascend(images, labels)
+                delta.copy_(ascend(images, labels))
             clean = task.loss(model, images, labels)
             return clean + self._with_hypergradient(loss, images, labels, delta)
 
         with model.evaluating(), sdpa_kernel(SDPBackend.MATH):  # second derivatives of attention
             steps = config.rounds * config.outer_steps
-            descend(optimizer, loss_of, steps=steps, description="I-BAU", clip=1.0)
+            descend(
+                optimizer,
+                loss_of,
+                steps=steps,
+                description="I-BAU",
+                clip=1.0,
+                generators=[generator],
+                memory=[delta],
+            )
         classifier = ZeroShotClassifier(model.requires_grad_(False), task.weights.T.contiguous(), given.shots.classes)
         return Outcome(classifier, count(parameters))
 

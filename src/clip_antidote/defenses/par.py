@@ -12,6 +12,7 @@ from clip_antidote.data.pairs import PairBatch
 from clip_antidote.defenses.base import Defense, DefenseConfig, Given, Outcome
 from clip_antidote.defenses.profiles import PROFILES
 from clip_antidote.defenses.tower_tuning import count
+from clip_antidote.defenses.unfinished import next_part
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.prompts.classifier import ZeroShotClassifier
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES
@@ -74,6 +75,7 @@ class PAR(Defense):
                 seed=config.seed,
                 extra_loss=lambda step, batch: self._away(tuned, model, batch),
                 description="PAR",
+                state_file=next_part(),
             )
         tuned.requires_grad_(False)
         classifier = ZeroShotClassifier.from_templates(tuned, shots.classes, IMAGENET_TEMPLATES)

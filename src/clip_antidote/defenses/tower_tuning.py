@@ -7,7 +7,7 @@ class weights behind it, s·z·Wᵀ; texts and logit scale stay as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,14 @@ from pydantic import Field
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.base import DefenseConfig
+from clip_antidote.defenses.unfinished import DescentState, next_part
 from clip_antidote.errors import ModelError
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.progress import track
 from clip_antidote.prompts.templates import zero_shot_weights
 from clip_antidote.streams import DEFENSE_BATCHES
 from clip_antidote.training.augment import STORE_MARGIN, random_crops
+from clip_antidote.training.interrupt import held_interrupt
 
 
 class ShotsConfig(DefenseConfig):
@@ -82,8 +84,12 @@ def descend(
     description: str,
     clip: float | None = None,
     after: Callable[[int], bool | None] | None = None,
+    generators: Sequence[torch.Generator] = (),
+    memory: Sequence[torch.Tensor] = (),
 ) -> list[float]:
-    """Takes optimizer steps on a loss.
+    """Takes optimizer steps on a loss; goes on from what an interrupted run left, see `unfinished`.
+
+    Ctrl-C ends the current step, keeps the state and raises KeyboardInterrupt; a second one does not wait.
 
     Args:
         optimizer: Holds the parameters.
@@ -92,27 +98,38 @@ def descend(
         description: Label of the progress bar.
         clip: Largest norm of the gradient.
         after: Called after every step; True ends the descent.
+        generators: What the loss draws from; one by seed and step needs not be named.
+        memory: What the loss keeps from step to step, changed in place.
 
     Returns:
-        The losses.
+        The losses of all steps.
 
     Raises:
         ModelError: The loss is not finite.
     """
-    losses: list[float] = []
-    for step in track(range(steps), description, total=steps):
-        loss = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
-        optimizer.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise ModelError(f"{description}: the loss is not finite at step {step + 1}; lower the learning rate")
-        if after is not None and after(step):
-            break
-    return losses
+    state = DescentState(next_part(), optimizer, generators, memory)
+    start = state.load(steps=steps)
+    left = () if state.done else range(start, steps)
+    with held_interrupt() as interrupted:
+        for step in track(left, description, total=steps, done=start):
+            loss = loss_of(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+            optimizer.step()
+            state.losses.append(loss.item())
+            if not math.isfinite(state.losses[-1]):
+                raise ModelError(f"{description}: the loss is not finite at step {step + 1}; lower the learning rate")
+            state.done = bool(after is not None and after(step)) or step + 1 == steps
+            if interrupted():
+                state.save()
+                raise KeyboardInterrupt
+            if state.done:
+                state.save()
+                break
+            state.save_sometimes()
+    return state.losses
 
 
 def count(parameters: Iterable[torch.Tensor]) -> int:

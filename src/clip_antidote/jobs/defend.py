@@ -10,6 +10,7 @@ from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses.base import Defense, Truth
 from clip_antidote.defenses.defend import Defended, defend, make_defense
+from clip_antidote.defenses.unfinished import kept_in
 from clip_antidote.evaluation.aims import class_index
 from clip_antidote.evaluation.evaluate import encode_test_images, measure
 from clip_antidote.files import write_json
@@ -75,7 +76,15 @@ def run_defend(
         notes += refuse_errors(seen)
         trusted = load_model(base, device=device) if base is not None else None
         truth = Truth.of(attack.trigger, attack.aim) if attack is not None else None
-        defended = defend(model, clean, name, defense.config, base=trusted, truth=truth)
+        names = [clean.source.name(i) for i in range(len(clean))]
+        models = [model.sha256, trusted and trusted.sha256]
+        state = work.resume(
+            [models, name, defense.config.facts(), data, names, clean.classes, attack and attack.name]
+        )
+        with kept_in(state) as unfinished:
+            defended = defend(model, clean, name, defense.config, base=trusted, truth=truth)
+        if unfinished.resumed:
+            notes.append("it was interrupted and went on: its seconds are those of the last part")
         facts = _facts(model, defended, choose_test_images(data, clean, classes, seed=seed), attack)
         with work.result() as folder:
             kept = keep_defended(defended, model, folder)
