@@ -36,6 +36,9 @@ RATES = {
 }
 """Heads of the columns of `rate_cells`."""
 
+WITH_BASE = ("asr", "pa", "target_ca")
+"""Rates that stand beside those of the base under the same trigger."""
+
 
 def judged(records: Records) -> list[Judgment]:
     """The judgments of all looks."""
@@ -168,13 +171,13 @@ def named_and_guarded(rows: Sequence[dict[str, Any]]) -> list[str]:
 def rate_cells(rows: Sequence[dict[str, Any]], *, largest: bool = False) -> list[str]:
     """Means of the rates before and after, of some with the base's under the same trigger in brackets."""
     cells = []
-    for key, head in RATES.items():
+    for key in RATES:
         digits = ASR_DIGITS if key.startswith("asr") else 1
         before = mean_percent(row["before"].value(key) for row in rows)
         text = f"{before} → {mean_percent((row['after'].value(key) for row in rows), digits)}"
         if largest and key == "asr":
             text += f", largest {100 * max(row['after'].value(key) for row in rows):.{ASR_DIGITS}f}"
-        if "base" in head:
+        if key in WITH_BASE:
             text += f" ({mean_percent(row['base'].value(key) for row in rows if row['base'] is not None)})"
         cells.append(text)
     return cells
