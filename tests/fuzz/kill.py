@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "runs" / "fuzz" / "kills"
 """Where the folders of runs stay that ended otherwise than the undisturbed one."""
 
-TIMES = {"seconds", "created", "date", "stages", "versions", "peak_memory"}
-"""Entries of records that tell when, how fast and at what cost; they differ between two undisturbed runs too."""
+TIMES = {"seconds", "created", "date", "stages", "versions", "peak_memory", "warnings"}
+"""Entries of records that tell when, how fast, at what cost and whether it went on after an interruption."""
 
 WRITING = 0.3
 """Share of the moments that lie in the writing: after the first change to the result's place."""
@@ -55,6 +55,7 @@ SETTINGS: dict[str, Any] = {
         "precision": "fp32",
         "tuning": {"steps": 100},
     },
+    "defend": {"teacher_steps": 60, "steps": 100, "batch_size": 8},
     "defenses": {
         "inversion": {"survey": {"steps": 20}, "final_steps": 40, "batch_size": 8},
         "precision": "fp32",
@@ -79,6 +80,7 @@ COMMANDS = {
         "--config",
         "train.yaml",
     ],
+    "defend": ["defend", "local-dir:model", "--defense", "nad", "--data", "problem", "--config", "defend.yaml"],
     "benchmark": ["benchmark", "run", "grid.yaml", "--data", "problem", "--config", "defenses.yaml"],
 }
 Wish = Callable[[float, Path], bool]
