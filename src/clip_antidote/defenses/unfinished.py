@@ -113,6 +113,7 @@ class DescentState:
                 state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
             if not self._fits(state, steps):
                 raise ValueError("it is of another run")
+            losses, done = [float(loss) for loss in state["losses"]], bool(state["done"])
         except Exception as error:  # a broken file may fail in many ways; all mean the same
             tell(f"the unfinished work {self.file} cannot be used ({type(error).__name__}); it starts again")
             return 0
@@ -122,7 +123,7 @@ class DescentState:
         self._optimizer.load_state_dict(state["optimizer"])
         for generator, kept in zip(self._generators, state["generators"], strict=True):
             generator.set_state(kept.cpu())
-        self.losses, self.done = [float(loss) for loss in state["losses"]], bool(state["done"])
+        self.losses, self.done = losses, done
         return len(self.losses)
 
     def _fits(self, state: dict[str, Any], steps: int) -> bool:
