@@ -40,6 +40,23 @@ SMALL: dict[str, Any] = {
 }
 
 
+ONE_PROCESS = {"adversarial", "attacks", "explain", "golden", "inner_gates", "onnx", "purify", "second_look"}
+"""Files whose tests share fixtures that take minutes."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Divides the tests among processes by files; those of `ONE_PROCESS` stay together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "one process" if Path(file).stem.removeprefix("test_") in ONE_PROCESS else file
+
+    return ByFile(config, log)
+
+
 # A shell that starts the tests in the background has Ctrl-C ignored, in all their processes; some tests are about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
