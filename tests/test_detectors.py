@@ -27,7 +27,7 @@ from conftest import Cli
 
 ONE_TEMPLATE = ("a photo of a {}.",)
 QUICK: dict[str, dict[str, Any]] = {
-    "neural-cleanse": {"steps": 40, "batch_size": 4, "lr": 0.2, "sample": 24},
+    "neural-cleanse": {"steps": 80, "batch_size": 4, "lr": 0.2, "sample": 24},
     "decree": {"steps": 80, "batch_size": 16},
 }
 """Short runs that are long enough on the embedded models."""
