@@ -58,6 +58,16 @@ class Records:
         return read_runs(self.folder / "shots_120")
 
     @cached_property
+    def field(self) -> list[RunRecord]:
+        """Every defense of the field on the same poisoned models."""
+        return read_runs(self.folder / "field")
+
+    @cached_property
+    def field_refused(self) -> list[RunRecord]:
+        """Those of them that could not run."""
+        return read_runs(self.folder / "field", refused=True)
+
+    @cached_property
     def suspects(self) -> list[SuspectRecord]:
         return read_suspects(self.folder / "zoo_120")
 

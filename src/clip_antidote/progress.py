@@ -72,7 +72,7 @@ def mention(sentence: str) -> None:
 
 
 def track(steps: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:
-    """Iterates over `steps` and shows a bar where bars are switched on.
+    """Iterates over `steps` and shows a bar where bars are switched on and there is anything to do.
 
     Args:
         steps: What to iterate over.
@@ -81,7 +81,7 @@ def track(steps: Iterable[T], description: str, *, total: int, done: int = 0) ->
         done: How many of them an interrupted run did before.
     """
     console, description = _console.get(), plain(description)
-    if console is None:
+    if console is None or total == 0:
         yield from steps
         return
     columns = (
