@@ -49,7 +49,7 @@ def test_undefended_the_backdoor_works(case: Case) -> None:
 
 
 WORKS: list[tuple[str, dict[str, Any], float, float]] = [
-    ("neural-polarizer", {"steps": 20, "batch_size": 16, "lr": 0.005}, 0.95, 0.35),
+    ("neural-polarizer", {"steps": 20, "batch_size": 16, "lr": 0.005}, 0.6, 0.35),
     ("projection", {"steps": 10, "batch_size": 8, "samples": 2}, 0.9, 0.65),
     ("fine-pruning", {"steps": 20, "lr": 0.0003}, 0.95, 0.5),
     ("par", {"training": {"steps": 10, "batch_size": 32, "lr": 0.001, "warmup": 2}}, 0.97, 0.45),

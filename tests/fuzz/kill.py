@@ -32,6 +32,7 @@ import torch
 import yaml
 
 from clip_antidote.cli.app import main as command
+from clip_antidote.jobs.defend import WENT_ON
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from conftest import SMALL, draw_photos
 
@@ -39,8 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "runs" / "fuzz" / "kills"
 """Where the folders of runs stay that ended otherwise than the undisturbed one."""
 
-TIMES = {"seconds", "created", "date", "stages", "versions", "peak_memory", "warnings"}
-"""Entries of records that tell when, how fast, at what cost and whether it went on after an interruption."""
+TIMES = {"seconds", "created", "date", "stages", "versions", "peak_memory"}
+"""Entries of records that tell when, how fast and at what cost; they differ between two undisturbed runs too."""
 
 WRITING = 0.3
 """Share of the moments that lie in the writing: after the first change to the result's place."""
@@ -160,7 +161,7 @@ def _content(path: Path) -> Any:
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _timeless(inner) for key, inner in value.items() if key not in TIMES}
-    return [_timeless(inner) for inner in value] if isinstance(value, list) else value
+    return [_timeless(inner) for inner in value if inner != WENT_ON] if isinstance(value, list) else value
 
 
 def _writing(folder: Path) -> bool:

@@ -28,6 +28,9 @@ from clip_antidote.versions import library_versions
 
 KIND = "defended model"
 
+WENT_ON = "it was interrupted and went on: its seconds are those of the last part"
+"""The warning of a run that was not the first."""
+
 
 def defense_from(name: str, file: Path | None = None, *, seed: int | None = None) -> Defense:
     """Makes a defense by its name, with settings from a YAML file; a seed that is given wins over the file's."""
@@ -84,7 +87,7 @@ def run_defend(
         with kept_in(state) as unfinished:
             defended = defend(model, clean, name, defense.config, base=trusted, truth=truth)
         if unfinished.resumed:
-            notes.append("it was interrupted and went on: its seconds are those of the last part")
+            notes.append(WENT_ON)
         facts = _facts(model, defended, choose_test_images(data, clean, classes, seed=seed), attack)
         with work.result() as folder:
             kept = keep_defended(defended, model, folder)

@@ -85,7 +85,7 @@ class _Tower:
     ) -> None:
         self.encode = encode
         self.chunks = [chunk for chunk in inputs.chunk(chunks) if len(chunk)]
-        self.precision: Precision = precision
+        self.precision = precision
         self.device = device
         self.outputs: list[torch.Tensor] = []
         self.kept = False
