@@ -144,6 +144,7 @@ def test_the_trigger_of_an_attack_is_registered(name: str, small_model: DualEnco
 
 NEEDED: dict[str, dict[str, Any]] = {
     "BaseConfig": {"name": "a", "tower": "vit", "model": {}},
+    "DefenseChoice": {"defense": "none"},
     "FurtherConfig": {"trigger": "sig"},
     "VariantConfig": {"label": "long"},
     "Profile": {"paper": "An author, 2020", "changes": ["prompts"], "differs": "nothing"},
