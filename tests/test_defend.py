@@ -105,8 +105,8 @@ def test_held_out_shots_are_apart_and_of_every_class(two_classes: LabelledImages
     kept, held = hold_out(two_classes, seed=0)
     assert held.labels.bincount().tolist() == [1, 1]
     assert kept.labels.bincount().tolist() == [2, 2]
-    names = [part.source.name(i) for part in (kept, held) for i in range(len(part))]
-    assert sorted(names) == sorted(two_classes.source.name(i) for i in range(6))
+    names = [*kept.names, *held.names]
+    assert sorted(names) == sorted(two_classes.names)
     assert sorted(hold_out(two_classes, seed=0)[1].labels.tolist()) == [0, 1]
 
 

@@ -63,7 +63,7 @@ def scene(train_images: LabelledImages, test_images: LabelledImages) -> Iterator
         dummies = invert_targets(seen, [label], config.inversion, seed=0)
         made = gather_material(seen, label, dummies, config)
         size = model.image_size
-        used = {shots.source.name(i) for i in range(len(shots))}
+        used = set(shots.names)
         hats = [
             i for i in (train_images.labels == label).nonzero().flatten() if train_images.source.name(i) not in used
         ]

@@ -71,6 +71,11 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def names(self) -> list[str]:
+        """What every image is called in its source, in order; see `ImageSource.name`."""
+        return [self.source.name(i) for i in range(len(self))]
+
     def subset(self, indices: Sequence[int] | torch.Tensor) -> LabelledImages:
         """Returns the images at `indices`, in that order, with the same classes."""
         chosen = torch.as_tensor(indices, dtype=torch.long)

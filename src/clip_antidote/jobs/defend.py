@@ -79,10 +79,9 @@ def run_defend(
         notes += refuse_errors(seen)
         trusted = load_model(base, device=device) if base is not None else None
         truth = Truth.of(attack.trigger, attack.aim) if attack is not None else None
-        names = [clean.source.name(i) for i in range(len(clean))]
         models = [model.sha256, trusted and trusted.sha256]
         state = work.resume(
-            [models, name, defense.config.facts(), data, names, clean.classes, attack and attack.name]
+            [models, name, defense.config.facts(), data, clean.names, clean.classes, attack and attack.name]
         )
         with kept_in(state) as unfinished:
             defended = defend(model, clean, name, defense.config, base=trusted, truth=truth)

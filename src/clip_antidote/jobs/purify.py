@@ -66,8 +66,8 @@ def run_purify(
         mention(line)
         model, notes = load_suspect(spec, clean, device)  # says best itself why weights are refused
         notes += refuse_errors(seen)
-        names = [clean.source.name(i) for i in range(len(clean))]
-        state = work.resume([model.sha256, config.model_dump(mode="json"), data, names, clean.classes, list(wording)])
+        settings = config.model_dump(mode="json")
+        state = work.resume([model.sha256, settings, data, clean.names, clean.classes, list(wording)])
         suspect = ZeroShotClassifier.from_templates(model, clean.classes, wording)
         source = kept_search(search_targets, state)
         purified = purify(model, clean, config, weights=suspect.weights, source=source)
@@ -95,8 +95,8 @@ def choose_test_images(
 ) -> tuple[LabelledImages, str]:
     """Finds images to measure clean accuracy on: the test split, else images that are no shots, else the shots."""
     test = load_test_images(data, classes=classes)
-    used = {shots.source.name(i) for i in range(len(shots))}
-    rest = [i for i in range(len(test)) if test.source.name(i) not in used]
+    used = set(shots.names)
+    rest = [i for i, name in enumerate(test.names) if name not in used]
     if not rest:
         return shots, f"the {len(shots)} shots themselves: there are no other images, so CA is optimistic"
     chosen = test.subset(rest).at_most(MAX_TEST, seed=seed)
