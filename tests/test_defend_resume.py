@@ -96,6 +96,7 @@ def test_what_is_kept_is_only_used_where_it_fits(tmp_path: Path, monkeypatch: py
         state | {"generators": []},
         state | {"optimizer": torch.optim.SGD([other]).state_dict()},
         state | {"optimizer": state["optimizer"] | {"state": {0: {"exp_avg": torch.ones(5)}}}},
+        state | {"optimizer": state["optimizer"] | {"state": {0: {}}}},
         {key: value for key, value in state.items() if key != "done"},
     ]
     for content in broken:

@@ -309,9 +309,12 @@ def test_a_state_that_does_not_fit_is_said_and_left(change: Any, said: str, tmp_
     assert torch.load(tmp_path / "training.pt", weights_only=True)["step"] == 2, "and is replaced by a good one"
 
 
-def test_moments_of_another_model_are_not_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "moments", [{"exp_avg": torch.zeros(7)}, {"exp_avg": torch.zeros(())}, {"more": torch.ones(2)}]
+)
+def test_moments_of_another_model_are_not_taken(moments: dict[str, torch.Tensor], tmp_path: Path) -> None:
     content = kept_state(tmp_path)
-    content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(7)
+    content["optimizer"]["state"][0] |= moments
     torch.save(content, tmp_path / "training.pt")
     with pytest.warns(UserWarning, match="its optimizer is that of another model"):
         assert trained(tmp_path)[1].load(steps=5) == 0

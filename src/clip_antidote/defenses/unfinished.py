@@ -13,6 +13,7 @@ import torch
 
 from clip_antidote.files import atomic_path
 from clip_antidote.progress import tell
+from clip_antidote.training.optim import misfit_of_state
 
 EVERY = 30.0
 """Seconds between two states that are written while nobody interrupts."""
@@ -93,8 +94,8 @@ class DescentState:
         self.losses: list[float] = []
         self.done = False
         self._optimizer, self._generators = optimizer, tuple(generators)
-        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._tensors = [*self._parameters, *memory]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._tensors = [*parameters, *memory]
         self._written = time.monotonic()
 
     def load(self, *, steps: int) -> int:
@@ -128,21 +129,12 @@ class DescentState:
 
     def _fits(self, state: dict[str, Any], steps: int) -> bool:
         """Whether a state is one of this descent; an error where it is no state at all."""
-        own, kept = self._optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"]
-        moments = [
-            (moment, self._parameters[index])
-            for index, values in state["optimizer"]["state"].items()
-            for moment in values.values()
-            if isinstance(moment, torch.Tensor)
-        ]
         return (
             _forms(state["tensors"]) == _forms(self._tensors)
             and _forms(state["generators"]) == _forms([generator.get_state() for generator in self._generators])
             and state["losses"].ndim == 1
             and len(state["losses"]) <= steps
-            and [group.keys() for group in kept] == [group.keys() for group in own]
-            and [group["params"] for group in kept] == [group["params"] for group in own]
-            and all(moment.shape in ((), parameter.shape) for moment, parameter in moments)
+            and misfit_of_state(state["optimizer"], self._optimizer) is None
         )
 
     def save(self) -> None:

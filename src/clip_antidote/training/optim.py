@@ -1,6 +1,7 @@
-"""Optimizer groups and the learning-rate schedule."""
+"""Optimizer groups, the learning-rate schedule, and whether a kept state is one of an optimizer."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,3 +31,44 @@ def warmup_cosine(step: int, *, steps: int, warmup: int) -> float:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def misfit_of_state(kept: dict[str, Any], optimizer: torch.optim.Optimizer) -> str | None:
+    """Why a kept state is none of an optimizer, None where it is one; all but the learning rates must be the same.
+
+    Args:
+        kept: What `state_dict` is said to have given; an error of any kind where it is no such thing.
+        optimizer: The optimizer that would go on from it.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    if [_lasting(group) for group in kept["param_groups"]] != [_lasting(group) for group in own]:
+        return "its optimizer has other settings"
+    if not all(isinstance(group["lr"], float) for group in kept["param_groups"]):
+        return "its optimizer has no learning rate"
+    parameters = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
+    for index, moments in kept["state"].items():
+        parameter, group = parameters[index]
+        wanted = {
+            name: (parameter.shape if moment.ndim else moment.shape, moment.dtype)
+            for name, moment in _moments_after_a_step(optimizer, group, parameter).items()
+        }
+        if {name: (moment.shape, moment.dtype) for name, moment in moments.items()} != wanted:
+            return "its optimizer is that of another model"
+    return None
+
+
+def _lasting(group: dict[str, Any]) -> dict[str, Any]:
+    """What of a group of parameters stays the same during a training."""
+    return {name: value for name, value in group.items() if name != "lr"}
+
+
+def _moments_after_a_step(
+    optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What such an optimizer keeps of a parameter of this type; shown by a step on one of two values."""
+    stand_in = nn.Parameter(torch.zeros(2, dtype=parameter.dtype, device=parameter.device))
+    stand_in.grad = torch.zeros_like(stand_in)
+    settings = {name: value for name, value in group.items() if name in optimizer.defaults}
+    probe = type(optimizer)([{**settings, "params": [stand_in]}])  # type: ignore[call-arg]  # lr has a default in all
+    probe.step()
+    return probe.state[stand_in]

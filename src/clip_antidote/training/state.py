@@ -12,6 +12,7 @@ from torch import nn
 from clip_antidote.files import atomic_path
 from clip_antidote.progress import tell
 from clip_antidote.training.distributed import Ranks
+from clip_antidote.training.optim import misfit_of_state
 
 
 class TrainingState:
@@ -117,17 +118,7 @@ def _misfit(state: Any, own: dict[str, Any], optimizer: torch.optim.Optimizer, s
         return "its weights are those of another model"
     if "memory" in own and not _alike(state["memory"], own["memory"]):
         return "what it remembers is of other data"
-    groups = state["optimizer"]["param_groups"]
-    if [_settings(group) for group in groups] != [_settings(group) for group in own["optimizer"]["param_groups"]]:
-        return "its optimizer has other settings"
-    if not all(isinstance(group["lr"], float) for group in groups):
-        return "its optimizer has no learning rate"
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, moments in state["optimizer"]["state"].items():
-        like = {"step": torch.zeros(()), "exp_avg": parameters[index], "exp_avg_sq": parameters[index]}
-        if not _alike(moments, like):
-            return "its optimizer is that of another model"
-    return None
+    return misfit_of_state(state["optimizer"], optimizer)
 
 
 def _alike(tensors: Any, own: dict[str, torch.Tensor]) -> bool:
@@ -138,8 +129,3 @@ def _alike(tensors: Any, own: dict[str, torch.Tensor]) -> bool:
         and all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
         and all((tensors[name].shape, tensors[name].dtype) == (own[name].shape, own[name].dtype) for name in own)
     )
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    """What of a group of parameters stays the same during a training."""
-    return {name: value for name, value in group.items() if name != "lr"}
