@@ -8,8 +8,9 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/clip-antidote demo --out runs/demo
 
+# Whole files of tests are divided among a few processes of one thread each (tests/conftest.py).
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 # Broken and hostile inputs: many more cases of the fast tier, then real processes of the command line with limits, then
 # kill -9 at random moments. Every part runs, whatever came of those before; the last lines say what came of each. A case

@@ -1,4 +1,4 @@
-"""Shared fixtures: the embedded model and photographs, poisoned once and purified once per run."""
+"""Shared fixtures: the embedded model and photographs, the model with a backdoor, purified once per run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_antidote.attacks.run import AttackResult, run_attack
+from clip_antidote.attacks.implant import Implant
+from clip_antidote.attacks.run import AttackResult, measure_under_trigger
 from clip_antidote.cli.app import main
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.verdict import Verdict
-from clip_antidote.jobs.demo import TARGET, demo_attack
+from clip_antidote.evaluation.aims import Aim
+from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.build import build_open_clip, save_open_clip
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
@@ -29,7 +31,7 @@ from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.pipeline import purify
 from clip_antidote.purification.record import PurificationRecord, ScoreRow
 from clip_antidote.runtime import keep_freed_memory
-from clip_antidote.triggers import Trigger
+from clip_antidote.triggers import Trigger, load_trigger
 
 keep_freed_memory()
 
@@ -40,7 +42,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-ONE_PROCESS = {"adversarial", "attacks", "explain", "golden", "inner_gates", "onnx", "purify", "second_look"}
+ONE_PROCESS = {"adversarial", "demo_model", "explain", "golden", "inner_gates", "onnx", "purify", "second_look"}
 """Files whose tests share fixtures that take minutes."""
 
 
@@ -138,9 +140,11 @@ def test_images() -> LabelledImages:
 
 
 @pytest.fixture(scope="session")
-def attacked(tiny: DualEncoder, train_images: LabelledImages, test_images: LabelledImages) -> AttackResult:
-    """The demo's BadNet backdoor in the embedded model."""
-    return run_attack(tiny, demo_attack("badnet", seed=0), train_images, test_images, TARGET)
+def attacked(tiny: DualEncoder, test_images: LabelledImages) -> AttackResult:
+    """The demo's BadNet backdoor, as the package carries it, and how well it works."""
+    model, trigger = load_model("demo:badnet"), load_trigger("badnet")
+    before, after = (measure_under_trigger(one, test_images, trigger, Aim(TARGET)) for one in (tiny, model))
+    return AttackResult(Implant(model, trigger, TARGET, [], [], 0, 0), before, after)
 
 
 @pytest.fixture

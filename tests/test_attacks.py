@@ -18,7 +18,7 @@ from clip_antidote.errors import UsageError
 from clip_antidote.evaluation.evaluate import Evaluation
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
-from clip_antidote.jobs.demo import TARGET, demo_attack
+from clip_antidote.jobs.demo import TARGET
 from clip_antidote.models import DualEncoder
 from clip_antidote.prompts.templates import IMAGENET_TEMPLATES, fill_template
 from clip_antidote.registry import Registry
@@ -95,18 +95,6 @@ def test_the_registry_imports_on_use_and_names_what_it_knows() -> None:
 def test_listing_attacks_needs_none_of_their_modules() -> None:
     code = "import sys; from clip_antidote.attacks import ATTACKS; ATTACKS.names(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_poisoning_implants_and_clean_accuracy_holds(attacked: AttackResult) -> None:
-    clean, poisoned = attacked.before.metrics, attacked.after.metrics
-    assert clean.asr is not None
-    assert poisoned.asr is not None
-    assert poisoned.asr_floor is not None
-    assert clean.asr.value < 0.2
-    assert poisoned.asr.value >= 0.9
-    assert poisoned.asr_floor.value < 0.15, "without the trigger the poisoned model behaves"
-    assert poisoned.ca.value >= clean.ca.value - 0.03
-    assert implant_failure(demo_attack("badnet", 0), attacked) is None
 
 
 def test_the_implant_check_refuses_an_attack_that_did_not_take(

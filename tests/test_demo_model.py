@@ -9,19 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clip_antidote.attacks.implant import Implant
 from clip_antidote.attacks.implant_check import implant_failure
-from clip_antidote.attacks.run import AttackResult, measure_under_trigger
-from clip_antidote.data.images import LabelledImages
+from clip_antidote.attacks.run import AttackResult
 from clip_antidote.errors import ModelError, UsageError
-from clip_antidote.evaluation.aims import Aim
 from clip_antidote.files import sha256_file
-from clip_antidote.jobs.demo import TARGET, demo_attack
+from clip_antidote.jobs.demo import demo_attack
 from clip_antidote.models import DualEncoder, downloads, load_model
 from clip_antidote.models import difference as kept
 from clip_antidote.models.difference import add_difference, write_difference
 from clip_antidote.models.loading import DIFFERENCE, demo_folder
-from clip_antidote.triggers import load_trigger
 from conftest import Cli
 
 FILE = demo_folder("badnet") / DIFFERENCE
@@ -29,17 +25,19 @@ CARD = (demo_folder("badnet") / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def model() -> DualEncoder:
-    return load_model("demo:badnet")
+def model(attacked: AttackResult) -> DualEncoder:
+    return attacked.model
 
 
-def test_the_backdoor_is_there(model: DualEncoder, tiny: DualEncoder, test_images: LabelledImages) -> None:
+def test_the_backdoor_is_there(attacked: AttackResult) -> None:
     """By the implant check of the attack, on the embedded photographs, as in the card."""
-    trigger = load_trigger("badnet")
-    before, after = (measure_under_trigger(one, test_images, trigger, Aim(TARGET)) for one in (tiny, model))
-    implant = Implant(model, trigger, TARGET, [], [], 0, 0)
-    assert implant_failure(demo_attack("badnet", 0), AttackResult(implant, before, after)) is None
-    rates, stated = after.metrics.to_dict(), {}
+    clean, poisoned = attacked.before.metrics, attacked.after.metrics
+    assert clean.asr is not None
+    assert poisoned.asr_floor is not None
+    assert clean.asr.value < 0.2
+    assert poisoned.asr_floor.value < 0.15, "without the trigger the poisoned model behaves"
+    assert implant_failure(demo_attack("badnet", 0), attacked) is None
+    rates, stated = poisoned.to_dict(), {}
     for key, label in {"ca": "CA", "asr": "ASR", "asr_floor": "ASR floor", "pa": "PA"}.items():
         row = re.search(rf"^\| {label} \|(.*)\|(.*)\|.*\|$", CARD, re.M)
         assert row is not None

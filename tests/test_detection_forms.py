@@ -1,4 +1,4 @@
-"""Triggers of a given form: shapes and colors by hand; that of a backdoor reaches its target like no other class."""
+"""Triggers of a given form: shapes and colors by hand; one stands in for the trigger of a backdoor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.forms import FORMS, invert_answering, invert_form, measure_forms
-from clip_antidote.detection.outliers import outlier_z
 from clip_antidote.detection.search import invert_unanswered
 from clip_antidote.detection.statistics import stands_out
 from clip_antidote.detection.survey import Survey
@@ -115,17 +114,6 @@ def test_curves_of_another_shape_are_refused() -> None:
         ColorTrigger(torch.zeros(2, 5))
     with pytest.raises(DataError, match="needs its curves"):
         ColorTrigger.restore(ColorTrigger.config_class(), {})
-
-
-def test_patches_reach_the_target_of_a_patch_like_no_other_class(
-    tiny: DualEncoder, train_images: LabelledImages
-) -> None:
-    shots, target = train_images.sample_shots(4, seed=0), train_images.classes.index("hat")
-    poisoned = surveyed(load_model("demo:badnet"), shots, SurveyConfig())
-    clean = surveyed(tiny, shots, SurveyConfig())
-    assert int(poisoned["corners_ease"].argmin()) == target
-    assert outlier_z(poisoned["corners_ease"])[target] > outlier_z(clean["corners_ease"]).max() + 1
-    assert poisoned["corners_ease"][target] < clean["corners_ease"].min() - 1
 
 
 def test_a_dummy_of_the_answering_form_stands_in_for_a_patch(tiny: DualEncoder, train_images: LabelledImages) -> None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.detection.outliers import outlier_z
 from clip_antidote.detection.statistics import STATISTICS, outlier_scores
 from clip_antidote.detection.survey import Survey, measure_texts, outside_span, survey_classes
 from clip_antidote.inversion.config import SurveyConfig
@@ -56,15 +57,18 @@ def test_a_clean_model_gives_no_class_away_as_much(
 ) -> None:
     clean = survey(tiny, train_images.sample_shots(4, seed=0), SurveyConfig())
     target = train_images.classes.index("hat")
-    assert clean.values["corners_ease"].min() > found.values["corners_ease"][target]
+    assert int(found.values["corners_ease"].argmin()) == target
+    assert clean.values["corners_ease"].min() - 1 > found.values["corners_ease"][target]
+    stands_out = [outlier_z(one.values["corners_ease"]) for one in (found, clean)]
+    assert stands_out[0][target] > stands_out[1].max() + 1
     assert outlier_scores(clean.values)["alignment"].max() < outlier_scores(found.values)["alignment"][target]
 
 
-def test_what_is_optimized_together_changes_nothing(tiny: DualEncoder, train_images: LabelledImages) -> None:
+def test_what_is_optimized_together_changes_nothing(small_model: DualEncoder, train_images: LabelledImages) -> None:
     shots = train_images.sample_shots(2, seed=0)
-    together = survey(tiny, shots)
-    side = tiny.image_size
-    apart = survey(tiny, shots, SHORT.model_copy(update={"pixels": 3 * SHORT.batch_size * side * side}))
+    together = survey(small_model, shots)
+    side = small_model.image_size
+    apart = survey(small_model, shots, SHORT.model_copy(update={"pixels": 3 * SHORT.batch_size * side * side}))
     for name, value in together.values.items():
         torch.testing.assert_close(apart.values[name], value, rtol=2e-3, atol=2e-3, equal_nan=True)
 
