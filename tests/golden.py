@@ -31,11 +31,13 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """Name, family, model and cache of the processor: kernels are chosen, and their blocks sized, by them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    facts = dict(line.replace("\t", "").split(":", 1) for line in reversed(lines) if ":" in line)
+    return ", ".join(facts.get(name, "").strip() for name in ("model name", "cpu family", "model", "cache size"))
 
 
 def fingerprint(purified: PurifiedCLIP, measured: Evaluation) -> dict[str, Any]:
