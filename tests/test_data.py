@@ -201,6 +201,9 @@ def test_subset_of_a_subset() -> None:
     assert part.labels.tolist() == [1, 5]
     assert part.tensor(4)[:, 0, 0, 0].tolist() == [1, 5]
     assert part.source.name(1) == "image 5"
+    assert part.names == ["image 1", "image 5"]
+    assert images.without(part).labels.tolist() == [0, 2, 3, 4]
+    assert not len(part.without(images))
 
 
 def test_labels_must_fit_the_images() -> None:

@@ -33,9 +33,12 @@ def test_the_backdoor_is_there(attacked: AttackResult) -> None:
     """By the implant check of the attack, on the embedded photographs, as in the card."""
     clean, poisoned = attacked.before.metrics, attacked.after.metrics
     assert clean.asr is not None
+    assert poisoned.asr is not None
     assert poisoned.asr_floor is not None
     assert clean.asr.value < 0.2
+    assert poisoned.asr.value >= 0.9
     assert poisoned.asr_floor.value < 0.15, "without the trigger the poisoned model behaves"
+    assert poisoned.ca.value >= clean.ca.value - 0.03
     assert implant_failure(demo_attack("badnet", 0), attacked) is None
     rates, stated = poisoned.to_dict(), {}
     for key, label in {"ca": "CA", "asr": "ASR", "asr_floor": "ASR floor", "pa": "PA"}.items():

@@ -39,7 +39,7 @@ def test_the_same_machine_gives_the_same_bits(found: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["clean", "poisoned"])
 def test_every_machine_gives_about_the_same_numbers(name: str, found: dict[str, Any]) -> None:
-    """The clean model is the same everywhere; the poisoned one is trained here, in bf16, and differs more."""
+    """Both models are the same everywhere; what comes of the poisoned one depends more on rounding."""
     kept, new = golden.read()[name], found[name]
     loose = name == "poisoned"
     assert new["target"] == kept["target"]

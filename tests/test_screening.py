@@ -63,11 +63,8 @@ def scene(train_images: LabelledImages, test_images: LabelledImages) -> Iterator
         dummies = invert_targets(seen, [label], config.inversion, seed=0)
         made = gather_material(seen, label, dummies, config)
         size = model.image_size
-        used = set(shots.names)
-        hats = [
-            i for i in (train_images.labels == label).nonzero().flatten() if train_images.source.name(i) not in used
-        ]
-        clean = train_images.subset(torch.tensor(hats[:40])).tensor(size).float() / 255
+        hats = train_images.subset((train_images.labels == label).nonzero().flatten()).without(shots)
+        clean = hats.subset(range(40)).tensor(size).float() / 255
         others = test_images.subset((test_images.labels != label).nonzero().flatten()[:20]).tensor(size).float() / 255
         triggered = load_trigger("badnet")(others, torch.Generator().manual_seed(0))
         views = made.images.float() / 255

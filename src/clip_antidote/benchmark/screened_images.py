@@ -34,7 +34,6 @@ def clean_images(
     Returns:
         Images [N, 3, S, S] in [0, 1], and how many there are by split and kind.
     """
-    used = set(shots.names)
     found: list[torch.Tensor] = []
     counts: dict[str, int] = {}
     for split in ("test", "validation", "train"):
@@ -43,8 +42,7 @@ def clean_images(
         except DataError:  # the embedded images have no validation split
             continue
         if split == "train":
-            images = images.subset((images.labels == label).nonzero().flatten())
-            images = images.subset([i for i, name in enumerate(images.names) if name not in used])
+            images = images.subset((images.labels == label).nonzero().flatten()).without(shots)
         images = images.at_most(most if split == "train" else None, seed=seed)
         if not len(images):
             continue

@@ -81,6 +81,11 @@ class LabelledImages:
         chosen = torch.as_tensor(indices, dtype=torch.long)
         return LabelledImages(SubsetSource(self.source, chosen.tolist()), self.labels[chosen], self.classes)
 
+    def without(self, others: LabelledImages) -> LabelledImages:
+        """Returns the images that are not among `others`, by their names, in their order."""
+        left_out = set(others.names)
+        return self.subset([i for i, name in enumerate(self.names) if name not in left_out])
+
     def tensor(self, size: int, *, mode: str = "shortest") -> torch.Tensor:
         """Decodes and resizes all images to uint8 [N, 3, size, size]."""
         return decode_images(self.source, size, mode=mode)

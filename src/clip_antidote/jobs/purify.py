@@ -94,10 +94,8 @@ def choose_test_images(
     data: str, shots: LabelledImages, classes: str | None, *, seed: int
 ) -> tuple[LabelledImages, str]:
     """Finds images to measure clean accuracy on: the test split, else images that are no shots, else the shots."""
-    test = load_test_images(data, classes=classes)
-    used = set(shots.names)
-    rest = [i for i, name in enumerate(test.names) if name not in used]
-    if not rest:
+    rest = load_test_images(data, classes=classes).without(shots)
+    if not len(rest):
         return shots, f"the {len(shots)} shots themselves: there are no other images, so CA is optimistic"
-    chosen = test.subset(rest).at_most(MAX_TEST, seed=seed)
+    chosen = rest.at_most(MAX_TEST, seed=seed)
     return chosen, f"{len(chosen)} images that were not used as shots"

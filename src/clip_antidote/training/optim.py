@@ -47,14 +47,19 @@ def misfit_of_state(kept: dict[str, Any], optimizer: torch.optim.Optimizer) -> s
         return "its optimizer has no learning rate"
     parameters = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
     for index, moments in kept["state"].items():
-        parameter, group = parameters[index]
-        wanted = {
-            name: (parameter.shape if moment.ndim else moment.shape, moment.dtype)
-            for name, moment in _moments_after_a_step(optimizer, group, parameter).items()
-        }
-        if {name: (moment.shape, moment.dtype) for name, moment in moments.items()} != wanted:
+        if not alike(moments, _moments_after_a_step(optimizer, *parameters[index])):
             return "its optimizer is that of another model"
     return None
+
+
+def alike(tensors: Any, own: dict[str, torch.Tensor]) -> bool:
+    """Whether tensors have the same names, shapes and types."""
+    return (
+        isinstance(tensors, dict)
+        and tensors.keys() == own.keys()
+        and all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
+        and all((tensors[name].shape, tensors[name].dtype) == (own[name].shape, own[name].dtype) for name in own)
+    )
 
 
 def _lasting(group: dict[str, Any]) -> dict[str, Any]:
@@ -63,11 +68,11 @@ def _lasting(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _moments_after_a_step(
-    optimizer: torch.optim.Optimizer, group: dict[str, Any], parameter: torch.Tensor
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor, group: dict[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """What such an optimizer keeps of a parameter of this type; shown by a step on one of two values."""
-    stand_in = nn.Parameter(torch.zeros(2, dtype=parameter.dtype, device=parameter.device))
-    stand_in.grad = torch.zeros_like(stand_in)
+    """What such an optimizer keeps of such a parameter; shown by a step of its own kind on a stand-in."""
+    stand_in = nn.Parameter(torch.zeros_like(parameter))
+    stand_in.grad = torch.zeros_like(parameter)
     settings = {name: value for name, value in group.items() if name in optimizer.defaults}
     probe = type(optimizer)([{**settings, "params": [stand_in]}])  # type: ignore[call-arg]  # lr has a default in all
     probe.step()

@@ -12,7 +12,7 @@ from torch import nn
 from clip_antidote.files import atomic_path
 from clip_antidote.progress import tell
 from clip_antidote.training.distributed import Ranks
-from clip_antidote.training.optim import misfit_of_state
+from clip_antidote.training.optim import alike, misfit_of_state
 
 
 class TrainingState:
@@ -114,18 +114,8 @@ def _misfit(state: Any, own: dict[str, Any], optimizer: torch.optim.Optimizer, s
         return "it is no state of a training"
     if type(state["step"]) is not int or not 0 <= state["step"] <= steps:
         return "its step is none of this training"
-    if not _alike(state["model"], own["model"]):
+    if not alike(state["model"], own["model"]):
         return "its weights are those of another model"
-    if "memory" in own and not _alike(state["memory"], own["memory"]):
+    if "memory" in own and not alike(state["memory"], own["memory"]):
         return "what it remembers is of other data"
     return misfit_of_state(state["optimizer"], optimizer)
-
-
-def _alike(tensors: Any, own: dict[str, torch.Tensor]) -> bool:
-    """Whether tensors have the same names, shapes and types."""
-    return (
-        isinstance(tensors, dict)
-        and tensors.keys() == own.keys()
-        and all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())
-        and all((tensors[name].shape, tensors[name].dtype) == (own[name].shape, own[name].dtype) for name in own)
-    )
