@@ -3,65 +3,124 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 
 from source import Records, table
 
 from clip_antidote.benchmark.costs import costs_table
 from clip_antidote.benchmark.fidelity import mean_fidelity
 from clip_antidote.benchmark.records import RunRecord
-from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent, refused_table, summary_table
+from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent, summary_table, why_not
 from clip_antidote.evaluation.metric_table import MISSING
 from clip_antidote.evaluation.metrics import Metrics
 
 
-def ranked(records: Records) -> list[RunRecord]:
+def ranked(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs on models that every defense has met, so that means are over the same ones.
 
     The defense of the highest mean fidelity comes first; the oracle, which is told the trigger, last.
     """
     met: dict[str, dict[str, RunRecord]] = {}
-    for run in records.field:
+    for run in runs:
         met.setdefault(run.suspect, {})[run.defense] = run
-    names = {run.defense for run in records.field} - {"none"}
-    whole = [runs for runs in met.values() if names <= runs.keys()]
-    fidelity = {name: mean_fidelity([runs[name] for runs in whole]) or 0.0 for name in names}
+    names = {run.defense for run in runs} - {"none"}
+    whole = [own for own in met.values() if names <= own.keys()]
+    fidelity = {name: mean_fidelity([own[name] for own in whole]) or 0.0 for name in names}
     order = sorted(names, key=lambda name: (name == "oracle", -fidelity[name], name))
-    return [runs[name] for name in order for runs in whole]
+    return [own[name] for name in order for own in whole]
+
+
+def passed(records: Records) -> list[RunRecord]:
+    """The runs on models whose backdoor took."""
+    return ranked([run for run in records.field if run.suspect in records.field_passed])
 
 
 @table("field")
 def _(records: Records) -> str:
-    return summary_table(ranked(records))
+    return summary_table(passed(records))
+
+
+SHORT = {"cbpt": "**clip-antidote**", "projection": "projection (given the clean base model)"}
+BEST = 6
+"""Of how many defenses, the best by mean fidelity, the short table has a row each."""
+
+
+@table("field-short")
+def _(records: Records) -> str:
+    """Of the best defenses a row each, of the others what lies between them."""
+    runs = passed(records)
+    told = {
+        name: [run.after for run in runs if run.defense == name] for name in dict.fromkeys(r.defense for r in runs)
+    }
+    told.pop("oracle")
+    names = list(told)
+    rows = [["undefended", *spread([[run.before for run in runs if run.defense == "cbpt"]])]]
+    rows += [[SHORT.get(name, name), *spread([told[name]])] for name in names[:BEST]]
+    rows.append([", ".join(names[BEST:]), *spread([told[name] for name in names[BEST:]])])
+    return markdown(["defense", "CA", "ASR", "PA", "CA of the target class"], rows)
+
+
+def spread(groups: Sequence[Sequence[Metrics]]) -> list[str]:
+    """Mean CA, ASR, PA and target-class CA of a group; of several the least and the largest of their means."""
+    cells = []
+    for key in ("ca", "asr", "pa", "target_ca"):
+        digits = ASR_DIGITS if key == "asr" and len(groups) == 1 else 1
+        means = sorted(mean([m.value(key) or 0.0 for m in group]) for group in groups)
+        cells.append(" to ".join(mean_percent([value], digits) for value in dict.fromkeys((means[0], means[-1]))))
+    return cells
 
 
 @table("field-costs")
 def _(records: Records) -> str:
-    return costs_table(ranked(records))
+    return costs_table(passed(records))
 
 
-@table("field-models")
+@table("field-cpu")
 def _(records: Records) -> str:
-    """ASR and, in brackets, PA of every defense on every model that it was run on."""
+    return summary_table(ranked(records.field_cpu))
+
+
+@table("field-cpu-costs")
+def _(records: Records) -> str:
+    return costs_table(ranked(records.field_cpu))
+
+
+def by_model(records: Records, key: str, digits: int) -> str:
+    """A rate of every defense on every model, a column each; a star where the implant did not pass its check."""
     models = {run.suspect: run for run in records.field}
     found = {(run.defense, run.suspect): run.after for run in records.field}
     rows: dict[str, list[Metrics | None]] = {
         "(clean model)": [run.reference for run in models.values()],
         "none": [run.before for run in models.values()],
-        **{run.defense: [found.get((run.defense, model)) for model in models] for run in ranked(records)},
+        **{run.defense: [found.get((run.defense, model)) for model in models] for run in passed(records)},
     }
-    heads = [f"{run.attack} → {run.target}" for run in models.values()]
-    return markdown(["defense", *heads], [[name, *asr_and_pa(measured)] for name, measured in rows.items()])
+    heads = [run.attack + ("" if name in records.field_passed else " *") for name, run in models.items()]
+    cells = {
+        name: [mean_percent([m.value(key)], digits) if m else MISSING for m in measured]
+        for name, measured in rows.items()
+    }
+    return markdown(["defense", *heads], [[name, *own] for name, own in cells.items()])
 
 
-def asr_and_pa(measured: Sequence[Metrics | None]) -> list[str]:
-    """ASR and, in brackets, PA; of what was not measured neither."""
-    return [
-        f"{mean_percent([m.value('asr')], ASR_DIGITS)} ({mean_percent([m.value('pa')])})" if m else MISSING
-        for m in measured
-    ]
+@table("field-asr")
+def _(records: Records) -> str:
+    return by_model(records, "asr", ASR_DIGITS)
+
+
+@table("field-pa")
+def _(records: Records) -> str:
+    return by_model(records, "pa", 1)
 
 
 @table("field-refused")
 def _(records: Records) -> str:
-    """What could not run, with its reason."""
-    return refused_table(records.field_refused)
+    """What could not run, with its reason and how often."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for run in records.field_refused:
+        reasons.setdefault((run.defense, why_not(run)), []).append(run.attack)
+    every = len({run.suspect for run in [*records.field, *records.field_refused]})
+    rows = [
+        [defense, reason, "every model" if len(models) == every else ", ".join(models)]
+        for (defense, reason), models in reasons.items()
+    ]
+    return markdown(["defense", "not run", "on"], rows)

@@ -68,13 +68,23 @@ class Records:
         return read_runs(self.folder / "field", refused=True)
 
     @cached_property
+    def field_passed(self) -> set[str]:
+        """The models of the field whose implant passed its check."""
+        return {one.name for one in read_suspects(self.folder / "field") if one.implant_check == "passed"}
+
+    @cached_property
+    def field_cpu(self) -> list[RunRecord]:
+        """Every defense of the field on one of these models, made and defended on a CPU."""
+        return read_runs(self.folder / "field_cpu")
+
+    @cached_property
     def suspects(self) -> list[SuspectRecord]:
         return read_suspects(self.folder / "zoo_120")
 
     @cached_property
     def main(self) -> list[RunRecord]:
         """Seven attacks, two targets, the seeds that were run, the default."""
-        return _seven_attacks(read_runs(self.folder / "zoo_present"))
+        return _seven_attacks(read_runs(self.folder / "zoo_seeds"))
 
     @cached_property
     def former(self) -> list[RunRecord]:

@@ -186,7 +186,7 @@ def run_grid(
                         if name not in loaded:
                             loaded = {name: LoadedSuspect(run.suspect, grid, data, out, device)}
                         record, settings = run_cell(run, loaded[name], grid, data, config)
-                        record = log.append(record, settings=settings, versions=library_versions())
+                        record = log.append(record, settings=settings, versions=library_versions(device))
             if record is None:
                 others.append(run)
             else:

@@ -116,7 +116,7 @@ def _facts(
         "before": before,
         "after": after,
         "created": now(),
-        "versions": library_versions(),
+        "versions": library_versions(model.device),
     }
 
 

@@ -139,7 +139,7 @@ def run_detect(
             settings=detector.config.model_dump(mode="json"),
             decision=found.decision,
             warnings=(*notes, *found.decision.notes),
-            versions=library_versions(),
+            versions=library_versions(suspect.device),
         )
         if json_file is not None:
             write_json(json_file, report.model_dump(mode="json"))

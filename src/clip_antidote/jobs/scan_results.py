@@ -89,7 +89,7 @@ def scan_report(
         stages={name: round(value, 2) for name, value in watch.seconds.items()},
         seconds=round(watch.total, 2),
         warnings=warnings,
-        versions=library_versions(),
+        versions=library_versions(done.model.device),
     )
 
 

@@ -164,7 +164,7 @@ def make_record(
         ),
         stages={name: round(value, 2) for name, value in watch.seconds.items()},
         seconds=round(watch.total, 2),
-        versions=library_versions(),
+        versions=library_versions(seen.model.device),
     )
 
 
