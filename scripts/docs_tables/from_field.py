@@ -10,7 +10,7 @@ from source import Records, table
 from clip_antidote.benchmark.costs import costs_table
 from clip_antidote.benchmark.fidelity import mean_fidelity
 from clip_antidote.benchmark.records import RunRecord
-from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent, summary_table, why_not
+from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent, summary_table, why_not, zoo_table
 from clip_antidote.evaluation.metric_table import MISSING
 from clip_antidote.evaluation.metrics import Metrics
 
@@ -100,6 +100,11 @@ def by_model(records: Records, key: str, digits: int) -> str:
         for name, measured in rows.items()
     }
     return markdown(["defense", *heads], [[name, *own] for name, own in cells.items()])
+
+
+@table("field-zoo")
+def _(records: Records) -> str:
+    return zoo_table(records.field_suspects)
 
 
 @table("field-asr")

@@ -68,9 +68,14 @@ class Records:
         return read_runs(self.folder / "field", refused=True)
 
     @cached_property
+    def field_suspects(self) -> list[SuspectRecord]:
+        """The models of the field."""
+        return read_suspects(self.folder / "field")
+
+    @property
     def field_passed(self) -> set[str]:
-        """The models of the field whose implant passed its check."""
-        return {one.name for one in read_suspects(self.folder / "field") if one.implant_check == "passed"}
+        """Names of those of them whose implant passed its check."""
+        return {one.name for one in self.field_suspects if one.implant_check == "passed"}
 
     @cached_property
     def field_cpu(self) -> list[RunRecord]:
