@@ -351,3 +351,15 @@ def test_tiny_loads_and_reads_text() -> None:
         pixels = tiny.encode_images(torch.rand(1, 3, tiny.image_size, tiny.image_size))
     assert features.shape[1] == pixels.shape[1]
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
+
+
+def test_a_copy_has_weights_of_its_own_and_the_same_tokenizer(small_model: OpenCLIPEncoder) -> None:
+    ids = small_model.tokenize(["a hat"])
+    copied = copy.deepcopy(small_model)
+    assert type(copied) is type(small_model)
+    assert copied._tokenizer is small_model._tokenizer, "its vocabulary is large, and never changed"
+    assert torch.equal(copied.tokenize(["a hat"]), ids)
+    assert copied.model_cfg == small_model.model_cfg
+    assert copied.model_cfg is not small_model.model_cfg
+    copied.log_logit_scale.data.add_(1)
+    assert copied.log_logit_scale != small_model.log_logit_scale

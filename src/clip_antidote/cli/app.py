@@ -6,10 +6,12 @@ import io
 import os
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from clip_antidote.cli import (
     attack,
@@ -77,6 +79,12 @@ app.command("train")(train.command)
 app.command("train-stego")(train_stego.command)
 
 
+@cache
+def _commands() -> Any:
+    """The tree of commands: reading all their signatures takes longer than many a call of `main` in one process."""
+    return get_command(app)
+
+
 def main() -> None:
     """Entry point: exit status 0 done, 1 something found, 2 error, 3 unsupported, 4 usage, 130 interrupted."""
     keep_freed_memory()
@@ -85,7 +93,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # names of files may hold what no encoding can write
     try:
         with show_progress(progress_console):
-            status = app(standalone_mode=False)
+            status = _commands()(standalone_mode=False)
         sys.stdout.flush()
     except ClipAntidoteError as error:
         _fail(str(error), error.exit_status)

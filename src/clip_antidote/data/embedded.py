@@ -12,17 +12,14 @@ import torch
 from clip_antidote.data.classes import class_name
 from clip_antidote.data.formats import PREFIX, Format, Pairs
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.data.sources import TarSource
+from clip_antidote.data.sources import TarSource, tar_spans
 from clip_antidote.errors import DataError
 
 ASSETS = Path(__file__).parent.parent / "assets"
 SETS = ("clothing",)
 
 
-@cache
-def _members(archive: Path) -> tuple[str, ...]:
-    with tarfile.open(archive, "r:") as file:
-        return tuple(sorted(name for name in file.getnames() if name.endswith(".jpg")))
+_spans = cache(tar_spans)
 
 
 def embedded_images(path: str, split: str) -> LabelledImages:
@@ -39,12 +36,13 @@ def embedded_images(path: str, split: str) -> LabelledImages:
     if name not in SETS:
         raise DataError(f"there are no embedded photographs '{name}'; known are {', '.join(SETS)}")
     archive = ASSETS / name / f"{name}.tar"
-    members = [member for member in _members(archive) if member.split("/")[0] == split]
+    spans = _spans(archive)
+    members = sorted(name for name in spans if name.endswith(".jpg") and name.split("/")[0] == split)
     if not members:
         raise DataError(f"the embedded {name} photographs have no {split} split")
     classes = sorted({member.split("/")[1] for member in members})
     labels = torch.tensor([classes.index(member.split("/")[1]) for member in members])
-    return LabelledImages(TarSource(archive, members), labels, tuple(c.replace("_", " ") for c in classes))
+    return LabelledImages(TarSource(archive, members, spans), labels, tuple(c.replace("_", " ") for c in classes))
 
 
 def _read(path: str, split: str, pairs: Pairs) -> LabelledImages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -118,15 +118,27 @@ class FileSource:
         return str(self.paths[index])
 
 
-class TarSource:
-    """Members of one uncompressed tar archive (a webdataset shard is one)."""
+def tar_spans(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the members of an uncompressed tar archive lie in it: offset and length of each, in bytes."""
+    with tarfile.open(path, "r:") as archive:
+        return {member.name: (member.offset_data, member.size) for member in archive if member.isfile()}
 
-    def __init__(self, path: Path, members: Sequence[str]) -> None:
+
+class TarSource:
+    """Members of one uncompressed tar archive (a webdataset shard is one).
+
+    Args:
+        path: The archive.
+        members: Names of the images in it.
+        spans: What `tar_spans` says of the archive, where it is known already.
+    """
+
+    def __init__(
+        self, path: Path, members: Sequence[str], spans: Mapping[str, tuple[int, int]] | None = None
+    ) -> None:
         self.path = path
         self.members = list(members)
-        wanted = set(self.members)
-        with tarfile.open(path, "r:") as archive:
-            found = {m.name: (m.offset_data, m.size) for m in archive if m.name in wanted}
+        found = tar_spans(path) if spans is None else spans
         self._spans = [found[name] for name in self.members]
 
     def __len__(self) -> int:

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from clip_antidote.files import write_json
 from clip_antidote.models.config_check import check_config
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.models.preprocess import check_preprocess
+from clip_antidote.models.tokenizers import simple_tokenizer
 from clip_antidote.models.weights import stored_weights
 from clip_antidote.models.wrapped import Tokenizer
 
@@ -86,11 +88,7 @@ def build_open_clip(
         warnings.simplefilter("ignore")  # what is assumed is said where a model is loaded
         preprocess = check_preprocess(preprocess_cfg or {}, "the model configuration")
     context_length = cfg["text_cfg"].get("context_length", 77)
-
-    def simple_tokenizer() -> Tokenizer:
-        return open_clip.SimpleTokenizer(context_length=context_length)
-
-    encoder = OpenCLIPEncoder(model, tokenizer_factory or simple_tokenizer, **preprocess)
+    encoder = OpenCLIPEncoder(model, tokenizer_factory or partial(simple_tokenizer, context_length), **preprocess)
     encoder.model_cfg = kept
     return encoder
 

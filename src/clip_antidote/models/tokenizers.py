@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
                 f"the model configuration has a vocabulary of {text['vocab_size']}, open_clip's own tokenizer one of "
                 f"{SIMPLE_VOCABULARY}; correct text_cfg.vocab_size or name its tokenizer"
             )
-        return lambda: open_clip.SimpleTokenizer(context_length=length, **options)
+        return lambda: simple_tokenizer(length, **options)
     own = folder is not None and any((folder / file).is_file() for file in _TOKENIZER_FILES)
 
     def make() -> Tokenizer:
@@ -80,6 +81,13 @@ def tokenizer_factory(model_cfg: dict[str, Any], folder: Path | None = None) -> 
         return made
 
     return make
+
+
+@cache
+def simple_tokenizer(context_length: int, **options: str | None) -> Tokenizer:
+    """Returns open_clip's own tokenizer, one for all models with these options; it changes by nothing but use."""
+    made: Tokenizer = open_clip.SimpleTokenizer(context_length=context_length, **options)
+    return made
 
 
 def _cached(name: str, folder: Path) -> str:

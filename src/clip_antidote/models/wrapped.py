@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -59,6 +60,13 @@ class WrappedEncoder(DualEncoder):
         if self._tokenizer is None:
             self._tokenizer = self._tokenizer_factory()
         return self._tokenizer(list(texts))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies all but the tokenizer, which nothing changes and whose vocabulary takes longer than the weights."""
+        memo[id(self._tokenizer)] = self._tokenizer
+        made = memo[id(self)] = self.__class__.__new__(self.__class__)
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
 
     @property
     def log_logit_scale(self) -> torch.Tensor:
