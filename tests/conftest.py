@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from clip_antidote.runtime import keep_freed_memory
 from clip_antidote.triggers import Trigger, load_trigger
 
 keep_freed_memory()
+os.environ["CLIP_ANTIDOTE_DEVICE"] = "cpu"  # as what they compare; test_on_device.py names another
 
 SMALL: dict[str, Any] = {
     "embed_dim": 16,

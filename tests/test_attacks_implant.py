@@ -74,9 +74,9 @@ def test_poisoning_raises_the_attack_success_rate(
 
 
 def probed(model: DualEncoder, images: LabelledImages) -> dict[str, torch.Tensor]:
-    """Probes a model as a survey does."""
+    """Probes a model as a survey does, on half as many views."""
     config = CBPTConfig(pool=1)
     with model.evaluating():
         seen = observe(model, images.sample_shots(4, seed=0), config)
-        rows = sample_views(seen, config.inversion.survey.sample, seed=0)
+        rows = sample_views(seen, config.inversion.survey.sample // 2, seed=0)
         return measure_probes(seen, config.inversion.survey, rows, seed=0)

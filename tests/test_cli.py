@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clip_antidote.cli.common import resolve_device
 from conftest import Cli
 
 WRONG = [
@@ -197,3 +198,20 @@ def test_a_failed_implant_check_is_said_and_the_model_is_kept(
     assert missed, "a model without accuracy calls at most one class everything"
     assert all("did not take" in ran.err for ran in missed)
     assert json.loads((tmp_path / "bad" / "attack.json").read_text())["poisoned"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "found"),
+    [("auto", True, "cuda"), ("auto", False, "cpu"), ("cpu", True, "cpu"), ("mps", False, "mps")],
+)
+def test_auto_is_the_gpu_where_there_is_one(
+    asked: str, gpu: bool, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert resolve_device(asked) == found
+
+
+def test_a_device_that_is_not_there_is_said(photos: Path, model_folder: str, cli: Cli) -> None:
+    ran = cli("purify", model_folder, "--data", photos, "--shots", 2, "--device", "nonsense")
+    assert ran.status == 4
+    assert "the device 'nonsense' is not available here; use cpu" in ran.err

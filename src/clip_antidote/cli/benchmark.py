@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import ConfigFile, Device, JsonFlag, Seed, console, print_json, say
+from clip_antidote.cli.common import ConfigFile, Device, JsonFlag, Seed, console, print_json, resolve_device, say
 from clip_antidote.plain import plain
 
 app = typer.Typer(help="Compare defenses on poisoned models; resumable.", no_args_is_help=True)
@@ -19,12 +19,12 @@ Out = Annotated[Path, typer.Option(help="Benchmark folder.")]
 
 
 @app.command("prepare")
-def prepare(grid: Grid, data: Data, out: Out, device: Device = "cpu") -> None:
+def prepare(grid: Grid, data: Data, out: Out, device: Device = "auto") -> None:
     """Make the poisoned models of a grid that are missing."""
     from clip_antidote.benchmark.grid import GridConfig, prepare_zoo
     from clip_antidote.config import read_yaml
 
-    for suspect in prepare_zoo(GridConfig.build(read_yaml(grid)), data, out, device=device):
+    for suspect in prepare_zoo(GridConfig.build(read_yaml(grid)), data, out, device=resolve_device(device)):
         poisoned = suspect.poisoned
         asr = f", ASR {poisoned.asr.value:.1%}" if poisoned.asr else ""
         say(
@@ -39,7 +39,7 @@ def run(
     data: Data,
     out: Out,
     config: ConfigFile = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Make the runs again that failed.")] = False,
     ray: Annotated[
         str | None,
@@ -57,7 +57,7 @@ def run(
     settings = purify_settings(config)
     recipe = GridConfig.build(read_yaml(grid))
     if ray is None:
-        made = run_grid(recipe, data, out, config=settings, device=device, retry=retry)
+        made = run_grid(recipe, data, out, config=settings, device=resolve_device(device), retry=retry)
     else:
         from clip_antidote.benchmark.ray_workers import run_on_ray
 
@@ -79,14 +79,15 @@ def population(
     recipe: Recipe,
     data: Data,
     out: Out,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Make the models of a population that are missing; start it several times to use several processes."""
     from clip_antidote.benchmark.populating import make_population
     from clip_antidote.benchmark.population import PopulationConfig
     from clip_antidote.config import read_yaml
 
-    for record in make_population(PopulationConfig.build(read_yaml(recipe)), data, out, device=device):
+    config = PopulationConfig.build(read_yaml(recipe))
+    for record in make_population(config, data, out, device=resolve_device(device)):
         asr = f", ASR {record.measured.asr.value:.1%}, {record.implant_check}" if record.measured.asr else ""
         say(f"{record.name}: CA {record.measured.ca.value:.1%}{asr}, {record.seconds:.0f} s")
 
@@ -96,7 +97,7 @@ def survey(
     recipe: Recipe,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the population.")],
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Survey the models of a population that were not surveyed yet: what the evidence is fitted to."""
     from clip_antidote.benchmark.population import PopulationConfig
@@ -104,7 +105,7 @@ def survey(
     from clip_antidote.config import read_yaml
 
     looks = PopulationConfig.build(read_yaml(recipe)).looks
-    for record in survey_population(out, data, looks, device=device):
+    for record in survey_population(out, data, looks, device=resolve_device(device)):
         say(f"{record.model}, {record.look}: {len(record.classes)} classes, {record.seconds:.0f} s")
 
 

@@ -25,7 +25,14 @@ progress_console = Console(stderr=True, markup=False, emoji=False, highlight=Fal
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", metavar="FILE")]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print the resolved settings and stop.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Where to compute: auto (a CUDA GPU where there is one), cpu, cuda, mps.",
+        envvar="CLIP_ANTIDOTE_DEVICE",
+    ),
+]
 Log = Annotated[
     str | None,
     typer.Option("--log", help="Log every step: tensorboard:FOLDER or wandb:PROJECT.", metavar="WHERE"),
@@ -51,6 +58,15 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 FOUND = 1
 """Exit status where something was found, as model scanners have it."""
+
+
+def resolve_device(device: str) -> str:
+    """Says where "auto" computes: on a CUDA GPU where there is one, else on the CPU; every other device is itself."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def metrics_table(title: str, columns: dict[str, dict[str, Any]]) -> Table:

@@ -18,6 +18,7 @@ from clip_antidote.cli.common import (
     print_json,
     print_settings,
     require,
+    resolve_device,
     say,
 )
 
@@ -54,7 +55,7 @@ def command(
     target: Annotated[str | None, typer.Option(help="The attacker's target class, to measure.")] = None,
     classes: Classes = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (default 0).")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     config: ConfigFile = None,
     show_config: ShowConfig = False,
     as_json: JsonFlag = False,
@@ -80,7 +81,7 @@ def command(
         base=base,
         attack=known_attack(attack, trigger, target),
         classes=str(classes) if classes else None,
-        device=device,
+        device=resolve_device(device),
     )
     if as_json:
         print_json(report.model_dump(mode="json"))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import AllowDownload, BaseModel, Classes, Device, console, metrics_table
+from clip_antidote.cli.common import AllowDownload, BaseModel, Classes, Device, console, metrics_table, resolve_device
 
 
 def command(
@@ -27,7 +27,7 @@ def command(
     ] = None,
     base: BaseModel = None,
     allow_download: AllowDownload = False,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Measure clean accuracy and, with a trigger and a target, attack success and recovery."""
     from clip_antidote.jobs.evaluate import run_evaluate
@@ -42,6 +42,6 @@ def command(
         out=json_file,
         base=base,
         allow_download=allow_download,
-        device=device,
+        device=resolve_device(device),
     )
     console.print(metrics_table(f"measured on {record['images']} images", {model: record}))

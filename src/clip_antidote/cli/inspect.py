@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clip_antidote.cli.common import FOUND, Device, say
+from clip_antidote.cli.common import FOUND, Device, resolve_device, say
 
 if TYPE_CHECKING:  # --help does without what computes
     from clip_antidote.inspection.record import Inspection
@@ -27,12 +27,13 @@ def command(
     zero_shot: Annotated[
         bool, typer.Option("--zero-shot/--no-zero-shot", help="Try the model on the embedded photographs.")
     ] = True,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> int:
     """Say what a checkpoint is, how healthy its tensors are, and what is dangerous about it; runs nothing in it."""
     from clip_antidote.jobs.inspect import run_inspect
 
-    seen = run_inspect(model, json_file=json_file, sarif_file=sarif_file, zero_shot=zero_shot, device=device)
+    where = resolve_device(device)
+    seen = run_inspect(model, json_file=json_file, sarif_file=sarif_file, zero_shot=zero_shot, device=where)
     for name, text in _lines(seen):
         say((f"{name:<14}", "bold"), text)
     for found in seen.findings:

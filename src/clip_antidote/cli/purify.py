@@ -18,6 +18,7 @@ from clip_antidote.cli.common import (
     print_report,
     print_settings,
     require,
+    resolve_device,
 )
 
 
@@ -34,7 +35,7 @@ def command(
     classes: Classes = None,
     templates: Templates = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (default 0).")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     config: ConfigFile = None,
     show_config: ShowConfig = False,
     as_json: JsonFlag = False,
@@ -54,7 +55,7 @@ def command(
         shots=shots,
         classes=str(classes) if classes else None,
         templates=templates,
-        device=device,
+        device=resolve_device(device),
     )
     if as_json:
         print_json(report.to_json())

@@ -19,6 +19,7 @@ from clip_antidote.cli.common import (
     console,
     print_settings,
     require,
+    resolve_device,
     say,
 )
 from clip_antidote.errors import UsageError
@@ -78,7 +79,7 @@ def command(
     cyclonedx_file: CycloneDXFile = None,
     config: ConfigFile = None,
     show_config: ShowConfig = False,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> int:
     """Say whether a model has a backdoor, for which class, and how sure that is; nothing is purified.
 
@@ -91,7 +92,7 @@ def command(
         "seed": seed,
         "alarm": alarm,
         "json_file": json_file,
-        "device": device,
+        "device": resolve_device(device),
     }
     files = {"html": html_file, "sarif": sarif_file, "cyclonedx": cyclonedx_file}
     if detector == SURVEY:

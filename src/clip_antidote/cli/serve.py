@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import AllowDownload, BaseModel, Device, progress_console, say
+from clip_antidote.cli.common import AllowDownload, BaseModel, Device, progress_console, resolve_device, say
 
 HERE = "127.0.0.1"
 OPEN = "everybody who can reach this machine there can use it, without a password"
@@ -27,7 +27,7 @@ def command(
     rate: Annotated[int, typer.Option(help="Uploads and questions of one client in a minute.")] = 120,
     base: BaseModel = None,
     allow_download: AllowDownload = False,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Show a purified classifier as a page in the browser: answers before and after, gate, votes, heat maps.
 
@@ -41,7 +41,9 @@ def command(
     require_gradio()
     limits = ServeLimits.build({"upload_mb": max_upload, "megapixels": max_pixels, "per_minute": rate})
     with open_port(host, port) as listening:
-        explainer = load_explainer(artefact, trigger or (), base=base, allow_download=allow_download, device=device)
+        explainer = load_explainer(
+            artefact, trigger or (), base=base, allow_download=allow_download, device=resolve_device(device)
+        )
         if not is_here(host):
             say(("warning:", "yellow"), f" the page listens on {host}: {OPEN}", to=progress_console)
         serve(explainer, listening, host, limits, lambda address: say(f"{artefact} is shown at {address}; {STOP}"))

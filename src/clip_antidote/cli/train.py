@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clip_antidote.cli.common import ConfigFile, Device, Log, ShowConfig, print_settings, say
+from clip_antidote.cli.common import ConfigFile, Device, Log, ShowConfig, print_settings, resolve_device, say
 
 
 def command(
@@ -15,7 +15,7 @@ def command(
     data: Annotated[Path, typer.Option(help="Problem folder of `clip-antidote data prepare`.")],
     out: Annotated[Path, typer.Option(help="Model folder to write.")],
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and augmentation.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     log: Log = None,
     config: ConfigFile = None,
     show_config: ShowConfig = False,
@@ -27,5 +27,5 @@ def command(
     if show_config:
         print_settings(settings)
         return
-    run_train(architecture, data, out, settings, device=device, log=log)
+    run_train(architecture, data, out, settings, device=resolve_device(device), log=log)
     say(f"model: local-dir:{out}")

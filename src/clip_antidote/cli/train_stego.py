@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from clip_antidote.cli.common import ConfigFile, Device, ShowConfig, console, print_settings, require, say
+from clip_antidote.cli.common import (
+    ConfigFile,
+    Device,
+    ShowConfig,
+    console,
+    print_settings,
+    require,
+    resolve_device,
+    say,
+)
 
 if TYPE_CHECKING:  # --help does without what computes
     from clip_antidote.evaluation.stego import StegoQuality
@@ -25,7 +34,7 @@ def command(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, images and messages.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     config: ConfigFile = None,
     show_config: ShowConfig = False,
 ) -> None:
@@ -38,10 +47,10 @@ def command(
         return
     data = require(data, "--data")
     if measure is not None:
-        _print(run_measure_stego(measure, data, settings, device=device))
+        _print(run_measure_stego(measure, data, settings, device=resolve_device(device)))
         return
     out = require(out, "--out")
-    _print(run_train_stego(data, out, settings, device=device))
+    _print(run_train_stego(data, out, settings, device=resolve_device(device)))
     say(f"networks: {out}")
 
 

@@ -34,7 +34,15 @@ def demo_attack(name: str, seed: int) -> Attack:
     return attack_class(config.model_copy(update={"training": training, "seed": seed}))
 
 
-def run_demo(out: Path, *, attack: str = "badnet", target: str = TARGET, seed: int = 0, shots: int = 16) -> Report:
+def run_demo(
+    out: Path,
+    *,
+    attack: str = "badnet",
+    target: str = TARGET,
+    seed: int = 0,
+    shots: int = 16,
+    device: str = "cpu",
+) -> Report:
     """Runs the demo and writes `out/poisoned` (the suspect) and `out/purified` (the artefact).
 
     The purification is told neither the trigger nor the target; both are used afterwards, to measure.
@@ -45,14 +53,15 @@ def run_demo(out: Path, *, attack: str = "badnet", target: str = TARGET, seed: i
         target: Target class of the attacker.
         seed: Seed of attack, shots and purification.
         shots: Clean images per class.
+        device: Where to compute.
     """
     suspect = out / "poisoned"
     check_output(suspect, POISONED)
     with workplace(out / "purified", PURIFIED) as work:
         maker = demo_attack(attack, seed)
-        record = run_attack_job("tiny", maker, target, DATA, suspect)
+        record = run_attack_job("tiny", maker, target, DATA, suspect, device=device)
         target, trigger = record["target"], load_trigger(suspect / "trigger")
-        model = load_model(f"local-dir:{suspect}")
+        model = load_model(f"local-dir:{suspect}", device=device)
         clean, test = load_images(DATA, shots=shots, seed=seed), load_images(DATA, split="test")
         config = CBPTConfig(seed=seed)
         state = work.resume([model.sha256, config.model_dump(mode="json"), DATA, shots])
