@@ -60,7 +60,11 @@ CHEAP = ("gate", "layer-discriminant", "mahalanobis", "ranks-tube", "paraphrases
 ON_ITS_SCALE = ("gate", "layer-discriminant")
 """Scores with the gate's own scale: -1 a typical clean image, 0 where dummies end, above it what looks triggered."""
 
-COMBINED = {"cheap": CHEAP, "gate+layers": ON_ITS_SCALE, "all": tuple(SCORES.names())}
+COMBINED = {
+    "cheap": CHEAP,
+    "gate+layers": ON_ITS_SCALE,
+    "all": tuple(name for name in SCORES.names() if name != "heads"),
+}
 """What is put together by calibration on held-out views, by name."""
 
 OWN, HELD = "gate+layers, own scale: ", ("held clean", "held dummies")
@@ -77,7 +81,7 @@ def scored(suspect: Suspect, data: str, keep: Path | None) -> dict[str, Any]:
         seen = observe(model, shots, config)
         dummies = [Dummy(trigger, name.partition("-")[2], label) for name, trigger in purified.triggers.items()]
         material = gather_material(seen, label, dummies, config)
-        names = SCORES.names()
+        names = [name for name in SCORES.names() if SCORES.get(name).suits(model)]
         usable = [dummy for dummy in dummies if dummy.family in material.dummies]
         held = held_out_scores(material, names, *held_out_views(purified, seen, label, usable, seed))
         clean, counts = clean_images(purified, data, shots, label, most=CLEAN, seed=seed)

@@ -88,7 +88,7 @@ TOLD_APART = {
 """Least AUC of the scores that BadNet on the embedded model must not escape; the others are made for other models."""
 
 
-@pytest.mark.parametrize("name", SCORES.names())
+@pytest.mark.parametrize("name", [name for name in SCORES.names() if name != "heads"])  # test_heads.py
 def test_scores_of_a_backdoored_model(name: str, scene: Scene) -> None:
     made, clean, triggered = scene.made, scene.clean, scene.triggered
     assert len(clean) >= 5

@@ -19,6 +19,7 @@ SCORES: Registry[type[ImageScore[Any]]] = Registry(
         "mahalanobis": (f"{_ROOM}.mahalanobis:Mahalanobis", "distance from the target's clean views at every stage"),
         "ranks": (f"{_ROOM}.rank_trajectory:RankTrajectory", "ranks of the nearest clean sample by stage (TED)"),
         "ranks-tube": (f"{_ROOM}.rank_trajectory:TubeTrajectory", "the same, within the class's tube (TED++)"),
+        "heads": (f"{_ROOM}.heads:Heads", "what heads and MLPs of a ViT add to the target's logit (Decomp)"),
         "paraphrases": (f"{_ROOM}.paraphrases:Paraphrases", "distance from the paraphrases of the target's text"),
         "contrastive-prompts": (f"{_ROOM}.contrastive_prompts:ContrastivePrompts", "BDetCLIP"),
         "view-agreement": (f"{_ROOM}.view_agreement:ViewAgreement", "do other views of the image agree with it"),

@@ -8,6 +8,7 @@ from typing import ClassVar, Generic, Self, TypeVar
 import torch
 
 from clip_antidote.config import Config
+from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.screening.material import Material
 from clip_antidote.screening.probe import Probe
 
@@ -29,6 +30,11 @@ class ImageScore(ABC, Generic[SettingsT]):
     """
 
     config_class: ClassVar[type[Config]] = NoSettings
+
+    @classmethod
+    def suits(cls, model: DualEncoder) -> bool:
+        """Whether the score can be had of this model."""
+        return True
 
     @classmethod
     @abstractmethod
