@@ -129,3 +129,31 @@ def _(records: Records) -> str:
         for (defense, reason), models in reasons.items()
     ]
     return markdown(["defense", "not run", "on"], rows)
+
+
+@table("field-bases")
+def _(records: Records) -> str:
+    """CA, ASR, PA and target-class CA of every defense on models of other bases, side by side."""
+    models = {run.suspect: run for run in records.field_bases}
+    found = {(run.defense, run.suspect): run.after for run in records.field_bases}
+    rows: dict[str, list[Metrics | None]] = {
+        "(clean model)": [run.reference for run in models.values()],
+        "none": [run.before for run in models.values()],
+        **{
+            name: [found.get((name, model)) for model in models]
+            for name in dict.fromkeys(run.defense for run in [*passed(records), *records.field_bases])
+            if name != "none" and any((name, model) in found for model in models)
+        },
+    }
+    keys = {"ca": "CA", "asr": "ASR", "pa": "PA", "target_ca": "target CA"}
+    heads = [f"{run.attack}, {run.label}: {keys['ca']}" for run in models.values()]
+    heads = [text for head in heads for text in (head, *list(keys.values())[1:])]
+    cells = {
+        name: [
+            mean_percent([m.value(key)], ASR_DIGITS if key == "asr" else 1) if m else MISSING
+            for m in measured
+            for key in keys
+        ]
+        for name, measured in rows.items()
+    }
+    return markdown(["defense", *heads], [[name, *own] for name, own in cells.items()])

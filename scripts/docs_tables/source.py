@@ -83,6 +83,11 @@ class Records:
         return read_runs(self.folder / "field_cpu")
 
     @cached_property
+    def field_bases(self) -> list[RunRecord]:
+        """Every defense of the field on models of other kinds, made from bases of the population."""
+        return read_runs(self.folder / "field_bases")
+
+    @cached_property
     def suspects(self) -> list[SuspectRecord]:
         return read_suspects(self.folder / "zoo_120")
 
