@@ -43,6 +43,18 @@ def _(records: Records) -> str:
     return markdown(["score", "encodings", *found], rows)
 
 
+@table("image-scores-vit")
+def _(records: Records) -> str:
+    """The scores alone, on the ViT that has heads."""
+    rows = [row for row in records.file("image_scores_vit")["rows"] if not {"[", ":"} & set(row["score"])]
+    cells = [
+        [row["score"], str(row["encodings"]), f"{row['auc']:.4f}"]
+        + [mean_percent([row[key]]) for key in ("found_at_0.01", "found_at_0.05")]
+        for row in rows
+    ]
+    return markdown(["score", "encodings", "AUC", "found at 1 %", "found at 5 %"], cells)
+
+
 @table("image-scores-with-gate")
 def _(records: Records) -> str:
     found = measured(records)
