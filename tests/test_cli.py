@@ -215,3 +215,17 @@ def test_a_device_that_is_not_there_is_said(photos: Path, model_folder: str, cli
     ran = cli("purify", model_folder, "--data", photos, "--shots", 2, "--device", "nonsense")
     assert ran.status == 4
     assert "the device 'nonsense' is not available here; use cpu" in ran.err
+
+
+def test_a_full_gpu_is_one_sentence(
+    photos: Path, model_folder: str, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("clip_antidote.jobs.purify.search_targets", full)
+    ran = cli("purify", model_folder, "--data", photos, "--shots", 2)
+    assert ran.status == 2
+    assert ran.err.splitlines()[-1] == (
+        "error: the GPU has too little memory left; close what else uses it, or compute elsewhere with --device cpu"
+    )

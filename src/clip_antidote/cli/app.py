@@ -37,6 +37,7 @@ from clip_antidote.runtime import keep_freed_memory
 
 FAILED, USAGE, INTERRUPTED = 2, 4, 130
 STOPPED = "interrupted; nothing half written was left, the same command starts again where it can"
+FULL = "the GPU has too little memory left; close what else uses it, or compute elsewhere with --device cpu"
 CLOSED = "standard output was closed before everything was printed; files that were written are whole"
 
 app = typer.Typer(
@@ -107,6 +108,8 @@ def main() -> None:
         _discard_output()
         _fail(CLOSED if closed else storage_failure(error), FAILED)
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            _fail(FULL, FAILED)
         # Wrong options: the parser's own errors carry the sentence and are told by their interface,
         # since typer may bring its own copy of the parsing library.
         if type(error).__name__ == "Abort":
