@@ -140,9 +140,7 @@ def _check_extent(model_cfg: dict[str, Any], state: dict[str, torch.Tensor], rec
 def _device(device: str | torch.device) -> torch.device:
     try:
         place = torch.device(device)
-        torch.zeros(1, device=place).add(
-            1
-        ).cpu()  # a GPU that this build has no code for is there, but cannot compute
+        torch.zeros(1, device=place).add(1).cpu()  # a GPU may be there that this build has no code for
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"the device '{device}' is not available here; use cpu") from error
     return place
