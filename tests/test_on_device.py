@@ -20,6 +20,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.defend import defend
 from clip_antidote.defenses.unfinished import kept_in
+from clip_antidote.detection.scan import invert_targets
 from clip_antidote.detectors import DETECTORS
 from clip_antidote.detectors.detect import detect, make_detector
 from clip_antidote.evaluation.aims import Aim
@@ -32,7 +33,8 @@ from clip_antidote.purification.classifier import PurifiedCLIP
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
 from clip_antidote.purification.pipeline import purify
-from clip_antidote.screening import SCORES, held_out
+from clip_antidote.screening import SCORES, material
+from clip_antidote.screening.held_out import fit_scores
 from clip_antidote.screening.material import gather_material
 from clip_antidote.screening.probe import Probe
 from clip_antidote.triggers import load_trigger
@@ -168,9 +170,6 @@ def test_detectors(name: str, shots: LabelledImages) -> None:
 
 
 def test_scores_of_images(train_images: LabelledImages, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clip_antidote.detection.scan import invert_targets
-    from clip_antidote.screening import material
-
     monkeypatch.setattr(material, "DUMMY_VIEWS", 30)
     model, config = load_model("demo:badnet", device=DEVICE), CBPTConfig.build({**FAST, "pool": 120})
     shots = train_images.sample_shots(4, seed=0)
@@ -179,9 +178,9 @@ def test_scores_of_images(train_images: LabelledImages, monkeypatch: pytest.Monk
         seen = observe(model, shots, config)
         made = gather_material(seen, label, invert_targets(seen, [label], config.inversion, seed=0), config)
         images = made.images[:12].float() / 255
-        scores = {name: held_out.fit_scores(made, [name])[name] for name in SCORES.names() if name != "heads"}
+        names = [name for name in SCORES.names() if SCORES.get(name).suits(model)]
         probe = Probe(model, images.to(DEVICE))
-        for name, score in scores.items():
+        for name, score in fit_scores(made, names).items():
             assert score.score(probe).isfinite().all(), name
 
 

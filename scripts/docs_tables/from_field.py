@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import mean
 
-from source import Records, table
+from source import Records, cell, one_per_suspect, table
 
 from clip_antidote.benchmark.costs import costs_table
 from clip_antidote.benchmark.fidelity import mean_fidelity
 from clip_antidote.benchmark.records import RunRecord
 from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent, summary_table, why_not, zoo_table
-from clip_antidote.evaluation.metric_table import MISSING
 from clip_antidote.evaluation.metrics import Metrics
 
 
@@ -54,7 +53,7 @@ def _(records: Records) -> str:
     }
     told.pop("oracle")
     names = list(told)
-    rows = [["undefended", *spread([[run.before for run in runs if run.defense == "cbpt"]])]]
+    rows = [["undefended", *spread([[run.before for run in one_per_suspect(runs)]])]]
     rows += [[SHORT.get(name, name), *spread([told[name]])] for name in names[:BEST]]
     rows.append([", ".join(names[BEST:]), *spread([told[name] for name in names[BEST:]])])
     return markdown(["defense", "CA", "ASR", "PA", "CA of the target class"], rows)
@@ -85,21 +84,26 @@ def _(records: Records) -> str:
     return costs_table(ranked(records.field_cpu))
 
 
-def by_model(records: Records, key: str, digits: int) -> str:
+def by_defense(runs: Sequence[RunRecord], names: Iterable[str]) -> dict[str, list[Metrics | None]]:
+    """What was measured on every model, in the order of their runs: the clean one, undefended, then by defense."""
+    models = one_per_suspect(runs)[::-1]
+    found = {(run.defense, run.suspect): run.after for run in runs}
+    return {
+        "(clean model)": [run.reference for run in models],
+        "none": [run.before for run in models],
+        **{name: [found.get((name, run.suspect)) for run in models] for name in names},
+    }
+
+
+def by_model(records: Records, key: str) -> str:
     """A rate of every defense on every model, a column each; a star where the implant did not pass its check."""
-    models = {run.suspect: run for run in records.field}
-    found = {(run.defense, run.suspect): run.after for run in records.field}
-    rows: dict[str, list[Metrics | None]] = {
-        "(clean model)": [run.reference for run in models.values()],
-        "none": [run.before for run in models.values()],
-        **{run.defense: [found.get((run.defense, model)) for model in models] for run in passed(records)},
-    }
-    heads = [run.attack + ("" if name in records.field_passed else " *") for name, run in models.items()]
-    cells = {
-        name: [mean_percent([m.value(key)], digits) if m else MISSING for m in measured]
-        for name, measured in rows.items()
-    }
-    return markdown(["defense", *heads], [[name, *own] for name, own in cells.items()])
+    names = dict.fromkeys(run.defense for run in passed(records))
+    heads = [
+        run.attack + ("" if run.suspect in records.field_passed else " *")
+        for run in one_per_suspect(records.field)[::-1]
+    ]
+    rows = by_defense(records.field, names)
+    return markdown(["defense", *heads], [[name, *(cell(m, key) for m in own)] for name, own in rows.items()])
 
 
 @table("field-zoo")
@@ -109,12 +113,12 @@ def _(records: Records) -> str:
 
 @table("field-asr")
 def _(records: Records) -> str:
-    return by_model(records, "asr", ASR_DIGITS)
+    return by_model(records, "asr")
 
 
 @table("field-pa")
 def _(records: Records) -> str:
-    return by_model(records, "pa", 1)
+    return by_model(records, "pa")
 
 
 @table("field-refused")
@@ -134,26 +138,16 @@ def _(records: Records) -> str:
 @table("field-bases")
 def _(records: Records) -> str:
     """CA, ASR, PA and target-class CA of every defense on models of other bases, side by side."""
-    models = {run.suspect: run for run in records.field_bases}
-    found = {(run.defense, run.suspect): run.after for run in records.field_bases}
-    rows: dict[str, list[Metrics | None]] = {
-        "(clean model)": [run.reference for run in models.values()],
-        "none": [run.before for run in models.values()],
-        **{
-            name: [found.get((name, model)) for model in models]
-            for name in dict.fromkeys(run.defense for run in [*passed(records), *records.field_bases])
-            if name != "none" and any((name, model) in found for model in models)
-        },
-    }
+    runs = records.field_bases
+    met = {run.defense for run in runs} - {"none"}
+    names = [name for name in dict.fromkeys(run.defense for run in [*passed(records), *runs]) if name in met]
     keys = {"ca": "CA", "asr": "ASR", "pa": "PA", "target_ca": "target CA"}
-    heads = [f"{run.attack}, {run.label}: {keys['ca']}" for run in models.values()]
-    heads = [text for head in heads for text in (head, *list(keys.values())[1:])]
-    cells = {
-        name: [
-            mean_percent([m.value(key)], ASR_DIGITS if key == "asr" else 1) if m else MISSING
-            for m in measured
-            for key in keys
-        ]
-        for name, measured in rows.items()
-    }
-    return markdown(["defense", *heads], [[name, *own] for name, own in cells.items()])
+    heads = [
+        f"{run.attack}, {run.label}: {head}" if key == "ca" else head
+        for run in one_per_suspect(runs)[::-1]
+        for key, head in keys.items()
+    ]
+    rows = by_defense(runs, names)
+    return markdown(
+        ["defense", *heads], [[name, *(cell(m, key) for m in own for key in keys)] for name, own in rows.items()]
+    )

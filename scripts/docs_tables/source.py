@@ -72,7 +72,7 @@ class Records:
         """The models of the field."""
         return read_suspects(self.folder / "field")
 
-    @property
+    @cached_property
     def field_passed(self) -> set[str]:
         """Names of those of them whose implant passed its check."""
         return {one.name for one in self.field_suspects if one.implant_check == "passed"}

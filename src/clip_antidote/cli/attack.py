@@ -112,6 +112,7 @@ def command(
     given = {"poison_rate": poison_rate, "poisoned": poisoned, "train_on": train_on, "seed": seed}
     given["training_method"] = training_method
     where: dict[str, Any] = {"captions": captions, "classes": str(classes) if classes else None}
+    where["device"] = resolve_device(device)
     if trigger_only:
         if training_method is not None:
             raise UsageError("--training-method says how to train; --trigger-only trains nothing")
@@ -121,7 +122,6 @@ def command(
             return
         out = out or Path("triggered")
         own: dict[str, Any] = {"spec": model, "target": target, "image_size": image_size, "seed": seed or 0}
-        own["device"] = resolve_device(device)
         _print_images(run_trigger_job(maker, require(data, "--data"), out, **own, **where), out)
         return
     if trigger is not None:
@@ -134,7 +134,6 @@ def command(
         return
     out, data = out or Path("poisoned"), require(data, "--data")
     spec, wanted = require(model, "MODEL"), require(target, "--target")
-    where["device"] = resolve_device(device)
     _print_attack(run_attack_job(spec, planned, wanted, data, out, log=log, **where), out)
 
 

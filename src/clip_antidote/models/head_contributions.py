@@ -6,27 +6,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from clip_antidote.errors import RefusedError
 from clip_antidote.models.dual_encoder import DualEncoder
-from clip_antidote.models.image_tower import image_tower
+from clip_antidote.models.image_tower import image_tower, transformer_blocks
 from clip_antidote.models.layers import watched
 
 
 def has_heads(model: DualEncoder) -> bool:
     """Whether its image tower is a ViT of open_clip that ends with its class token, a norm and a projection."""
-    tower: Any = image_tower(model)
-    if not hasattr(getattr(tower, "transformer", None), "resblocks"):
-        return False
-    blocks = list(tower.transformer.resblocks)
+    tower, blocks = image_tower(model), transformer_blocks(model)
     return (
-        getattr(tower, "pool_type", None) == "tok"
-        and getattr(tower, "attn_pool", None) is None
-        and isinstance(getattr(tower, "proj", None), torch.Tensor)
-        and isinstance(getattr(tower, "ln_post", None), nn.LayerNorm)
+        isinstance(tower, VisionTransformer)
+        and tower.pool_type == "tok"
+        and tower.attn_pool is None
+        and tower.proj is not None
+        and isinstance(tower.ln_post, nn.LayerNorm)
         and bool(blocks)
-        and all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks)
+        and all(isinstance(block.attn, nn.MultiheadAttention) for block in blocks)
     )
 
 
@@ -50,20 +49,11 @@ def head_contributions(model: DualEncoder, images: torch.Tensor) -> torch.Tensor
     if not has_heads(model):
         raise RefusedError("only a ViT image tower of open_clip can be split into its heads; this model has none")
     tower: Any = image_tower(model)
-    blocks = list(tower.transformer.resblocks)
+    blocks: list[Any] = transformer_blocks(model)
     seen: dict[int, torch.Tensor] = {}
-    ends: list[torch.Tensor] = []
-
-    def before(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        ends.append(inputs[0])
-
     places = [place for block in blocks for place in (block.ln_1, block.mlp)]
-    handle = tower.ln_post.register_forward_pre_hook(before)
-    try:
-        with watched(places, lambda number, output: seen.__setitem__(number, output)):
-            model.raw_image_features(images)
-    finally:
-        handle.remove()
+    with watched([*places, blocks[-1]], seen.__setitem__):
+        model.raw_image_features(images)
     if not getattr(tower.transformer, "batch_first", True):
         seen = {number: output.transpose(0, 1) for number, output in seen.items()}
     parts = []
@@ -71,7 +61,7 @@ def head_contributions(model: DualEncoder, images: torch.Tensor) -> torch.Tensor
         parts.append(block.ls_1(_heads(block.attn, seen[2 * number])))
         parts.append(block.ls_2(seen[2 * number + 1][:, :1]))
     added = torch.cat(parts, dim=1)
-    end = ends[0] if ends[0].dim() == 2 else ends[0][:, 0]
+    end = seen[len(places)][:, 0]
     rest = (end - added.sum(dim=1))[:, None]
     return _through_norm(tower, torch.cat([added, rest], dim=1), end)
 
@@ -91,6 +81,5 @@ def _through_norm(tower: Any, parts: torch.Tensor, end: torch.Tensor) -> torch.T
     norm = tower.ln_post
     deviation = (end.var(dim=-1, correction=0) + norm.eps).sqrt()[:, None, None]
     normed = (parts - parts.mean(dim=-1, keepdim=True)) / deviation * norm.weight
-    offset = torch.zeros_like(normed)
-    offset[:, -1] = norm.bias
-    return (normed + offset) @ tower.proj
+    normed[:, -1] += norm.bias
+    return normed @ tower.proj

@@ -66,6 +66,12 @@ def scatter(features: torch.Tensor, groups: torch.Tensor | None = None) -> torch
     return rest.T @ rest / len(rest)
 
 
+def shrunk(joint: torch.Tensor, share: float) -> torch.Tensor:
+    """A covariance [D, D], double, with a share of the multiple of the identity that has its trace."""
+    size = len(joint)
+    return (1 - share) * joint + share * joint.trace() / size * torch.eye(size).double()
+
+
 @dataclass(frozen=True)
 class _Family:
     """One family of dummies: the mean direction [D] of its features and their scatter [D, D]."""
@@ -95,8 +101,7 @@ def _direction(
         toward = toward + config.residual_weight * data.text_map.pull(data.weights[data.target], own)
     weight = ESTIMATED_WELL
     joint = (scatter(views) + weight * family.spread + weight * within) / (1 + 2 * weight)
-    size = len(joint)
-    joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
+    joint = shrunk(joint, config.shrinkage)
     solved, singular = torch.linalg.solve_ex(joint, toward.double())
     direction = -solved
     direction = (direction / (direction @ joint @ direction).sqrt()).float()

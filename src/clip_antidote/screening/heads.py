@@ -14,8 +14,9 @@ from pydantic import Field
 from clip_antidote.config import Config
 from clip_antidote.models.dual_encoder import DualEncoder
 from clip_antidote.models.head_contributions import has_heads, head_contributions
-from clip_antidote.purification.gate_fit import scatter
+from clip_antidote.purification.gate_fit import scatter, shrunk
 from clip_antidote.screening.base import ImageScore
+from clip_antidote.screening.mahalanobis import log_distance
 from clip_antidote.screening.material import Material
 from clip_antidote.screening.probe import Probe
 
@@ -44,13 +45,12 @@ def shares_of(model: DualEncoder, images: torch.Tensor, direction: torch.Tensor)
     Returns:
         [N, parts]; the sum over the parts is the cosine, for unit directions.
     """
-    found = []
+    direction, found = direction.expand(len(images), -1), []
     for rows in torch.arange(len(images)).split(BATCH):
         part = images[rows].to(model.device)
         parts = head_contributions(model, part.float() / 255 if part.dtype == torch.uint8 else part).float().cpu()
-        own = direction if direction.dim() == 1 else direction[rows][:, :, None]
-        lengths = parts.sum(dim=1).norm(dim=-1).clamp_min(1e-12)
-        found.append((parts @ own).reshape(len(rows), -1) / lengths[:, None])
+        lengths = parts.sum(dim=1).norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        found.append((parts @ direction[rows][:, :, None])[:, :, 0] / lengths)
     return torch.cat(found)
 
 
@@ -84,16 +84,13 @@ class Heads(ImageScore[HeadsConfig]):
         shrinkage = (config or HeadsConfig()).shrinkage
         directions = material.weights - material.weights.mean(0)
         numbers = material.shots.unique()
-        first = torch.stack([(material.shots == number).nonzero()[0, 0] for number in numbers])
-        labels = material.labels[first]
+        shown = torch.zeros(len(material.images), dtype=torch.long)
+        shown[material.shots] = material.labels
+        labels = shown[numbers]
         shares = shares_of(material.model, material.images[numbers], directions[labels]).double()
-        joint = scatter(shares, labels)
-        size = len(joint)
-        joint = (1 - shrinkage) * joint + shrinkage * joint.trace() / size * torch.eye(size).double()
+        joint = shrunk(scatter(shares, labels), shrinkage)
         own = shares[torch.isin(numbers, material.target_shots)]
         return cls(material.model, directions[material.target], own.mean(0), torch.linalg.cholesky(joint))
 
     def score(self, probe: Probe) -> torch.Tensor:
-        shares = shares_of(self.model, probe.images, self.direction).double()
-        rest = torch.linalg.solve_triangular(self.lower, (shares - self.mean).T, upper=False)
-        return rest.square().sum(0).clamp_min(1e-12).log().float()
+        return log_distance(shares_of(self.model, probe.images, self.direction).double(), self.mean, self.lower)

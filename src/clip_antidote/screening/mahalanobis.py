@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from clip_antidote.config import Config
-from clip_antidote.purification.gate_fit import scatter
+from clip_antidote.purification.gate_fit import scatter, shrunk
 from clip_antidote.purification.stage_space import StageSpace
 from clip_antidote.screening.base import ImageScore
 from clip_antidote.screening.material import Material
@@ -37,8 +37,19 @@ class _Place(NamedTuple):
     spread: torch.Tensor
 
     def log_distance(self, features: torch.Tensor) -> torch.Tensor:
-        rest = torch.linalg.solve_triangular(self.lower, (features - self.mean).double().T, upper=False)
-        return rest.square().sum(0).clamp_min(1e-12).log().float()
+        return log_distance(features, self.mean, self.lower)
+
+
+def log_distance(features: torch.Tensor, mean: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+    """Log of the squared Mahalanobis distance [N] of features [N, d] to a mean [d].
+
+    Args:
+        features: The features.
+        mean: Where the distance is taken from.
+        lower: Lower triangle of the covariance [d, d], double.
+    """
+    rest = torch.linalg.solve_triangular(lower, (features - mean).double().T, upper=False)
+    return rest.square().sum(0).clamp_min(1e-12).log().float()
 
 
 class Mahalanobis(ImageScore[MahalanobisConfig]):
@@ -81,10 +92,8 @@ class Mahalanobis(ImageScore[MahalanobisConfig]):
 def _fit_place(
     own: torch.Tensor, shots: torch.Tensor, pool: torch.Tensor, material: Material, config: MahalanobisConfig
 ) -> _Place:
-    joint = scatter(pool, material.labels)
-    size = len(joint)
-    joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / size * torch.eye(size).double()
-    lower = torch.linalg.cholesky(joint + 1e-9 * torch.eye(size).double())
+    joint = shrunk(scatter(pool, material.labels), config.shrinkage)
+    lower = torch.linalg.cholesky(joint + 1e-9 * torch.eye(len(joint)).double())
     whole = _Place(own.mean(0), lower, torch.tensor(0.0), torch.tensor(1.0))
     ids = shots.unique()
     if len(ids) < 2:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from clip_antidote.config import Config
-from clip_antidote.purification.gate_fit import scatter
+from clip_antidote.purification.gate_fit import scatter, shrunk
 from clip_antidote.purification.stage_space import StageSpace
 from clip_antidote.screening.base import ImageScore
 from clip_antidote.screening.material import Material
@@ -66,9 +66,7 @@ class RankTrajectory(ImageScore[RankConfig]):
         self.radii = [float(part.quantile(config.tube)) if len(part) else torch.inf for part in finite]
         clean = self._trajectories(distances, self.labels[normal])
         self.mean = clean.mean(0)
-        joint, identity = scatter(clean), torch.eye(clean.shape[1]).double()
-        self.joint = (1 - config.shrinkage) * joint + config.shrinkage * joint.trace() / len(joint) * identity
-        self.joint += 1e-9 * identity
+        self.joint = shrunk(scatter(clean), config.shrinkage) + 1e-9 * torch.eye(clean.shape[1]).double()
 
     @classmethod
     def fit(cls, material: Material, config: RankConfig | None = None) -> Self:
