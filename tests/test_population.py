@@ -15,6 +15,7 @@ from clip_antidote.benchmark.population import (
     PopulationConfig,
     VariantConfig,
     all_rows,
+    chosen_rows,
     read_population,
 )
 from clip_antidote.benchmark.surveys import draw_classes, read_surveys, survey_population
@@ -58,6 +59,13 @@ def test_rows_by_hand(config: PopulationConfig) -> None:
     assert all(recipes.count(recipe) == 1 for recipe in recipes[2:]), "no two fine-tunes are the same"
 
 
+def test_some_models_come_with_the_bases_they_need(config: PopulationConfig) -> None:
+    assert [row.name for row in chosen_rows(config, ["b-sig-dog"])] == ["b", "b-sig-dog"]
+    assert chosen_rows(config) == all_rows(config)
+    with pytest.raises(UsageError, match=r"no model 'b-sig-cat'; did you mean .*b-sig-dog"):
+        chosen_rows(config, ["b-sig-dog", "b-sig-cat"])
+
+
 def test_the_population_of_the_recipe_is_as_large_and_as_mixed_as_it_should_be() -> None:
     config = PopulationConfig.build(read_yaml(RECIPE))
     rows = all_rows(config)
@@ -76,8 +84,10 @@ def test_models_are_made_once_and_again_where_their_row_changed(
     config: PopulationConfig, problem: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "population"
+    first = [record.name for record in make_population(config, problem, out, names=["b-sig-dog"])]
+    assert first == ["b", "b-sig-dog"]
     made = [record.name for record in make_population(config, problem, out)]
-    assert made == [row.name for row in all_rows(config)]
+    assert sorted(made + first) == sorted(row.name for row in all_rows(config))
     records = read_population(out)
     assert records["b-sig-dog"].measured.asr is not None
     assert records["b-sig-dog"].reference is not None
@@ -115,8 +125,12 @@ def test_surveys_are_made_once(config: PopulationConfig, problem: str, tmp_path:
     few = config.model_copy(update={"bases": config.bases[:1], "clean": (), "poisoned": (variant,)})
     list(make_population(few, problem, tmp_path))
     looks = (LookConfig(shots=1), LookConfig(shots=1, without_target=True))
+    with pytest.raises(UsageError, match="has no model 'c'"):
+        next(survey_population(tmp_path, problem, looks, names=["a", "c"]))
+    one = [(record.model, record.look) for record in survey_population(tmp_path, problem, looks[:1], names=["a"])]
+    assert one == [("a", "allx1")]
     made = [(record.model, record.look) for record in survey_population(tmp_path, problem, looks)]
-    assert made == [("a", "allx1"), ("a-badnet-cat", "allx1"), ("a-badnet-cat", "allx1-without")]
+    assert made == [("a-badnet-cat", "allx1"), ("a-badnet-cat", "allx1-without")]
     assert list(survey_population(tmp_path, problem, looks)) == []
     surveys = read_surveys(tmp_path)
     poisoned = surveys["a-badnet-cat", "allx1"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from clip_antidote.benchmark.population import (
     ModelRecord,
     PopulationConfig,
     Row,
-    all_rows,
+    chosen_rows,
     read_population,
 )
 from clip_antidote.benchmark.records import compact, fingerprint
@@ -34,7 +34,13 @@ from clip_antidote.triggers import Trigger, load_trigger
 
 
 def make_population(
-    config: PopulationConfig, data: str, out: Path, *, device: str = "cpu", wait: float = WAIT
+    config: PopulationConfig,
+    data: str,
+    out: Path,
+    *,
+    device: str = "cpu",
+    names: Collection[str] = (),
+    wait: float = WAIT,
 ) -> Iterator[ModelRecord]:
     """Makes the models that are missing, `out/models/NAME`, yielding the record of each that is made here.
 
@@ -46,14 +52,19 @@ def make_population(
         data: Problem folder, see `data.problem`.
         out: Folder of models and manifest.
         device: Where to compute.
+        names: Models to make, and the bases they need; all by default.
         wait: Seconds to wait for other processes where nothing else is left.
+
+    Raises:
+        UsageError: The population has no model of such a name.
     """
+    rows = chosen_rows(config, names)
     while True:
         worked = False
-        open_rows = _open_rows(config, out)
+        open_rows = _open_rows(rows, out)
         for row in open_rows:
             with claim_work(out, row.name) as ours:
-                if not ours or row.name not in {left.name for left in _open_rows(config, out)}:
+                if not ours or row.name not in {left.name for left in _open_rows(rows, out)}:
                     continue
                 record = _make(row, data, out, config.test_images, device)
                 append_line(out / "models.jsonl", compact(record.model_dump(mode="json", exclude_none=True)))
@@ -66,10 +77,10 @@ def make_population(
             time.sleep(wait)
 
 
-def _open_rows(config: PopulationConfig, out: Path) -> list[Row]:
+def _open_rows(rows: Sequence[Row], out: Path) -> list[Row]:
     """What is not made yet; of what waits for its base, nothing, unless nothing else is left."""
     done = {record.name: record.recipe for record in read_population(out).values()}
-    left = [row for row in all_rows(config) if done.get(row.name) != fingerprint(row.recipe)]
+    left = [row for row in rows if done.get(row.name) != fingerprint(row.recipe)]
     bases = {row.name for row in left if row.kind == "base"}
     return [row for row in left if row.kind == "base" or row.base.name not in bases] or left
 

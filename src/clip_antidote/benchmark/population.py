@@ -5,8 +5,9 @@ A row says how one model is made, and is enough to make it again; weights stay o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from clip_antidote.attacks.implant_check import PASSED
 from clip_antidote.benchmark.records import Measured, fingerprint
 from clip_antidote.benchmark.store import read_typed_lines
 from clip_antidote.config import Config, FolderPart, Record
+from clip_antidote.errors import UsageError
 from clip_antidote.training.pretrain import PretrainConfig
 
 STRIDE = 7
@@ -193,6 +195,21 @@ def all_rows(config: PopulationConfig) -> list[Row]:
     for clean, poisoned in zip_longest(_clean_rows(config), _poisoned_rows(config), fillvalue=()):
         rows += [*clean, *poisoned]
     return rows
+
+
+def chosen_rows(config: PopulationConfig, names: Collection[str] = ()) -> list[Row]:
+    """Returns the rows of some models and of the bases they need, in the order of `all_rows`; all by default.
+
+    Raises:
+        UsageError: The population has no model of such a name.
+    """
+    rows = all_rows(config)
+    if unknown := sorted({*names} - {row.name for row in rows}):
+        close = get_close_matches(unknown[0], [row.name for row in rows], n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {len(rows)} models, like {rows[-1].name}"
+        raise UsageError(f"the population has no model '{unknown[0]}'; {hint}")
+    needed = {*names} | {row.base.name for row in rows if row.name in names}
+    return [row for row in rows if not names or row.name in needed]
 
 
 def _clean_rows(config: PopulationConfig) -> Iterator[list[Row]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from clip_antidote.config import Record
 from clip_antidote.data.folders import load_images
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.detection.survey import Survey, survey_classes
+from clip_antidote.errors import UsageError
 from clip_antidote.models import load_model
 from clip_antidote.purification.config import CBPTConfig
 from clip_antidote.purification.observe import observe
@@ -51,7 +52,7 @@ class SurveyRecord(Record):
 
 
 def survey_population(
-    out: Path, data: str, looks: tuple[LookConfig, ...], *, device: str = "cpu", names: set[str] | None = None
+    out: Path, data: str, looks: tuple[LookConfig, ...], *, device: str = "cpu", names: Collection[str] = ()
 ) -> Iterator[SurveyRecord]:
     """Surveys the models of a population that were not surveyed yet; several processes may share the work.
 
@@ -63,11 +64,16 @@ def survey_population(
         looks: The ways to look at every model.
         device: Where to compute.
         names: Models to survey; all by default.
+
+    Raises:
+        UsageError: No model of such a name was made.
     """
+    if missing := sorted({*names} - read_population(out).keys()):
+        raise UsageError(f"{out} has no model '{missing[0]}'; make it first, by `clip-antidote benchmark population`")
     for look in looks:
         known = read_surveys(out)
         for record in read_population(out).values():
-            wanted = record.sound and (names is None or record.name in names)
+            wanted = record.sound and (not names or record.name in names)
             if not wanted or (look.without_target and record.kind != "poisoned") or (record.name, look.name) in known:
                 continue
             with claim_work(out, f"survey-{record.name}-{look.name}") as ours:

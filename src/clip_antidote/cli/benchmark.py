@@ -16,6 +16,9 @@ Grid = Annotated[Path, typer.Argument(help="YAML file of the grid, like recipes/
 Recipe = Annotated[Path, typer.Argument(help="YAML file of the population, like recipes/population.yaml.")]
 Data = Annotated[str, typer.Option(help="Problem folder of `clip-antidote data prepare`, or embedded:clothing.")]
 Out = Annotated[Path, typer.Option(help="Benchmark folder.")]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="A model by its name; may be repeated. All by default.")
+]
 
 
 @app.command("prepare")
@@ -79,6 +82,7 @@ def population(
     recipe: Recipe,
     data: Data,
     out: Out,
+    model: Models = None,
     device: Device = "auto",
 ) -> None:
     """Make the models of a population that are missing; start it several times to use several processes."""
@@ -87,7 +91,7 @@ def population(
     from clip_antidote.config import read_yaml
 
     config = PopulationConfig.build(read_yaml(recipe))
-    for record in make_population(config, data, out, device=resolve_device(device)):
+    for record in make_population(config, data, out, device=resolve_device(device), names=model or ()):
         asr = f", ASR {record.measured.asr.value:.1%}, {record.implant_check}" if record.measured.asr else ""
         say(f"{record.name}: CA {record.measured.ca.value:.1%}{asr}, {record.seconds:.0f} s")
 
@@ -97,6 +101,7 @@ def survey(
     recipe: Recipe,
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the population.")],
+    model: Models = None,
     device: Device = "auto",
 ) -> None:
     """Survey the models of a population that were not surveyed yet: what the evidence is fitted to."""
@@ -105,7 +110,7 @@ def survey(
     from clip_antidote.config import read_yaml
 
     looks = PopulationConfig.build(read_yaml(recipe)).looks
-    for record in survey_population(out, data, looks, device=resolve_device(device)):
+    for record in survey_population(out, data, looks, device=resolve_device(device), names=model or ()):
         say(f"{record.model}, {record.look}: {len(record.classes)} classes, {record.seconds:.0f} s")
 
 
