@@ -12,7 +12,7 @@ import pytest
 from clip_antidote.benchmark.grid import GridConfig, SuspectConfig, all_runs, run_grid
 from clip_antidote.benchmark.ray_workers import run_on_ray
 from clip_antidote.benchmark.store import read_runs
-from clip_antidote.errors import UnsupportedError, UsageError
+from clip_antidote.errors import DataError, UnsupportedError, UsageError
 from test_benchmark import FAST
 
 
@@ -56,6 +56,18 @@ def test_two_workers_make_the_records_of_one_process(grid: GridConfig, problem: 
     assert len(read_runs(out)) == len(wanted), "each once"
     again = list(run_on_ray(grid, problem, out, config=FAST, address="nowhere:1"))
     assert len(again) == len(wanted), "with nothing left to do no cluster is asked for"
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_relative_paths_start_where_the_command_was_given_and_errors_are_one_sentence(
+    grid: GridConfig, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(problem).parent)
+    one = grid.model_copy(update={"seeds": (0,), "defenses": grid.defenses[:1]})
+    assert list(run_on_ray(one, Path(problem).name, tmp_path / "out", config=FAST, workers=1, wait=0.2))
+    with pytest.raises(DataError) as caught:
+        list(run_on_ray(one, "nowhere", tmp_path / "other", config=FAST, workers=1, wait=0.2))
+    assert str(caught.value) == "there is no folder or file nowhere"
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -8,6 +8,8 @@ begun without Ray goes on with it.
 from __future__ import annotations
 
 import math
+import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 from clip_antidote.benchmark.grid import GridConfig, all_runs, run_grid
 from clip_antidote.benchmark.records import Key, RunRecord
 from clip_antidote.benchmark.store import WAIT, RunLog
-from clip_antidote.errors import UnsupportedError, UsageError
+from clip_antidote.errors import ClipAntidoteError, DataError, UnsupportedError, UsageError
 from clip_antidote.purification.config import CBPTConfig
 
 LOCAL = "local"
@@ -42,7 +44,7 @@ def run_on_ray(
 
     Args:
         grid: The grid.
-        data: Problem folder; every worker must see it under the same path.
+        data: Problem folder; every worker must see it, and the present folder, under the same path.
         out: Benchmark folder; the same, with file locks that hold between the machines.
         config: Settings of the purification.
         address: Of the cluster ("auto", "ray://…", "host:port"), or `LOCAL`.
@@ -72,17 +74,31 @@ def run_on_ray(
     try:
         work = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_work)
         values = config and config.model_dump(mode="json")
-        recipe = (grid.model_dump(mode="json"), str(Path(data).resolve()), str(out), values)
+        recipe = (grid.model_dump(mode="json"), data, str(out), values, str(Path.cwd()))
         device = "cuda" if gpus else "cpu"
         pending = [work.remote(*recipe, device, again[number::workers], wait) for number in range(workers)]
         while pending:
             done, pending = ray.wait(pending, timeout=wait)
             yield from _new(log, wanted, seen, before)
             for one in done:
-                ray.get(one)  # what went wrong there goes wrong here
+                _check(ray, one)
         yield from _new(log, wanted, seen, before)
     finally:
         ray.shutdown()
+
+
+def _check(ray: Any, done: Any) -> None:
+    """Raises here what went wrong there, as the sentence it is."""
+    try:
+        ray.get(done)
+    except ClipAntidoteError as error:  # Ray's mixture of it and its own error has a stack trace for a message
+        raise getattr(error, "cause", error) from None
+    except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError):
+            raise  # not one of ours: it wants its stack trace
+        raise ClipAntidoteError(
+            f"a worker of Ray was lost {RETRIES + 1} times; what is done is kept, the same command goes on: {error}"
+        ) from error
 
 
 def _new(log: RunLog, wanted: list[Key], seen: set[Key], before: dict[Key, RunRecord]) -> Iterator[RunRecord]:
@@ -100,11 +116,18 @@ def _work(
     data: str,
     out: str,
     config: dict[str, Any] | None,
+    place: str,
     device: str,
     again: list[Key],
     wait: float,
 ) -> int:
-    """What a worker does; gives the number of records it has seen."""
+    """What a worker does, in the folder that relative paths start from; gives the number of records it has seen."""
+    try:
+        os.chdir(place)
+    except OSError as error:
+        raise DataError(
+            f"a worker on {platform.node()} has no folder {place}; start from one that all machines share"
+        ) from error
     settings = None if config is None else CBPTConfig.build(config)
     recipe = GridConfig.build(grid)
     made = run_grid(recipe, data, Path(out), config=settings, device=device, retry=again, wait=wait)
