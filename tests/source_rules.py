@@ -84,7 +84,7 @@ def table_breaches(imports: Iterable[Import], allowed: dict[str, set[str]], pack
     found = []
     for item in imports:
         room, other = (_room(name, package) for name in (item.importer, item.imported))
-        if other is None or room == other or item.importer == package.name:
+        if other is None or room == other or item.importer in (package.name, f"{package.name}.__main__"):
             continue
         if room is None and not item.lazy:
             found.append(f"{item.place}: a root module imports the room {other}")

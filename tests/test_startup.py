@@ -36,7 +36,7 @@ COMMANDS = [
     "train",
     "train-stego",
 ]
-BENCHMARK = ("prepare", "run", "zoo", "table", "compare")
+BENCHMARK = ("prepare", "run", "zoo", "table", "compare", "population", "survey", "keep", "judge")
 GROUPS = [["data", "prepare"], ["data", "export"], *(["benchmark", name] for name in BENCHMARK)]
 LIGHT = [
     ["--help"],
@@ -61,3 +61,11 @@ def test_what_computes_is_not_imported(arguments: list[str]) -> None:
 
 def test_the_demo_names_its_own_target() -> None:
     assert inspect.signature(demo.command).parameters["target"].default == TARGET
+
+
+def test_the_package_runs_as_a_module() -> None:
+    ran = subprocess.run([sys.executable, "-m", "clip_antidote", "scna"], capture_output=True, text=True)
+    assert ran.returncode == 4
+    assert ran.stderr == "error: No such command 'scna'. Did you mean 'scan'?\n"
+    ran = subprocess.run([sys.executable, "-m", "clip_antidote", "--version"], capture_output=True, text=True)
+    assert ran.stdout.startswith("clip-antidote ")
