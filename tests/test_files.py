@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from clip_antidote.benchmark.store import write_lines
 from clip_antidote.errors import DataError
-from clip_antidote.files import atomic_path, sha256_file, write_json
+from clip_antidote.files import atomic_path, sha256_file, write_json, write_tensors
 
 
 def test_file_appears_under_its_name_on_success_only(tmp_path: Path) -> None:
@@ -108,3 +110,12 @@ def test_records_with_half_a_character_are_written_and_read_again(tmp_path: Path
     file = tmp_path / "records.json"
     write_lines(file, {"a\ud800": {"spec": "\ud800"}})
     assert json.loads(file.read_text(encoding="utf-8")) == {"a\ud800": {"spec": "\ud800"}}
+
+
+def test_tensors_may_be_read_by_whom_new_files_may_be_read(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("")
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.arange(3)}, metadata={"b": "c"})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert load_file(tmp_path / "a.safetensors")["a"].tolist() == [0, 1, 2]
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.arange(2)})
+    assert len(load_file(tmp_path / "a.safetensors")["a"]) == 2

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from clip_antidote.config import Record, first_problem
 from clip_antidote.defenses.defend import Defended
 from clip_antidote.errors import DataError, ModelError
-from clip_antidote.files import write_json
+from clip_antidote.files import write_json, write_tensors
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.image_tower import transformer_blocks
 from clip_antidote.models.saving import save_model
@@ -84,7 +84,7 @@ def keep_defended(defended: Defended, model: DualEncoder, folder: Path) -> str:
         write_artefact(classifier.artefact(), folder)
         return "artefact"
     tensors = {"class_weights": classifier.weights.detach().cpu(), **defended.tensors}
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, {name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     write_json(folder / "classes.json", list(classifier.classes))
     if defended.tensors or classifier.model is model:
         return "weights"

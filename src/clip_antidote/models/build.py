@@ -15,7 +15,7 @@ import torch
 from torch.func import functional_call
 
 from clip_antidote.errors import ModelError, UnsupportedError
-from clip_antidote.files import write_json
+from clip_antidote.files import write_json, write_tensors
 from clip_antidote.models.config_check import check_config
 from clip_antidote.models.open_clip_backend import OpenCLIPEncoder
 from clip_antidote.models.preprocess import check_preprocess
@@ -133,8 +133,6 @@ def save_open_clip(
     Raises:
         ModelError: A weight is not finite, or too large for fp16; nothing is written.
     """
-    from safetensors.torch import save_file
-
-    save_file(stored_weights(encoder.model, half=half), str(folder / "open_clip_model.safetensors"))
+    write_tensors(folder / "open_clip_model.safetensors", stored_weights(encoder.model, half=half))
     config = {"model_cfg": model_cfg or encoder.model_cfg, "preprocess_cfg": encoder.preprocess_cfg}
     write_json(folder / "open_clip_config.json", config)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from clip_antidote.errors import ModelError
+from clip_antidote.files import write_tensors
 
 LARGEST = 5_000_000
 """Most bytes that a difference may have."""
@@ -53,7 +53,7 @@ def write_difference(
         codes = (rows / scales.float().clamp_min(1e-12)[:, None]).round().clamp(-_TOP, _TOP)
         tensors[name + _CODES] = _pack(codes.to(torch.int32).flatten() + _TOP)
         tensors[name + _SCALES] = scales
-    save_file(tensors, path, metadata={_BASE: base_sha256})
+    write_tensors(path, tensors, metadata={_BASE: base_sha256})
 
 
 def add_difference(base: Mapping[str, torch.Tensor], path: Path, *, base_sha256: str) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from clip_antidote.errors import ModelError, UnsupportedError
-from clip_antidote.files import sha256_file
+from clip_antidote.files import sha256_file, write_tensors
 from clip_antidote.models.checkpoint import read_checkpoint
 from clip_antidote.models.hf_backend import HFEncoder
 from clip_antidote.models.hf_config import HF_CONFIG_NAME, hf_config, hf_parameters, quiet, read_json
@@ -70,10 +70,8 @@ def save_transformers(encoder: HFEncoder, folder: Path) -> None:
     Raises:
         ModelError: A weight is not finite; nothing is written.
     """
-    from safetensors.torch import save_file
-
     assert encoder.folder is not None
-    save_file(stored_weights(encoder.model), str(folder / HF_WEIGHTS[0]), metadata={"format": "pt"})
+    write_tensors(folder / HF_WEIGHTS[0], stored_weights(encoder.model), metadata={"format": "pt"})
     for name in (HF_CONFIG_NAME, *PREPROCESSORS, TOKENIZER_CONFIG, *TOKENIZER_FILES):
         if (encoder.folder / name).is_file():
             shutil.copyfile(encoder.folder / name, folder / name)

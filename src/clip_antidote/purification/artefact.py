@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import FiniteFloat
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from clip_antidote.config import Record
 from clip_antidote.errors import DataError, ModelError
-from clip_antidote.files import write_json, write_text
+from clip_antidote.files import write_json, write_tensors, write_text
 from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.triggers import Trigger, load_trigger
@@ -106,7 +106,7 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
         raise ModelError(f"the purification gave values in {broken} that are not finite; look at the model")
     head = None
     if artefact.guard is not None:
-        save_file(_plain(artefact.guard.state_dict()), folder / "guard.safetensors")
+        write_tensors(folder / "guard.safetensors", _plain(artefact.guard.state_dict()))
         head = HeadRef(
             targets=tuple(artefact.classes[gate.target] for gate in artefact.guard.gates),
             threshold=artefact.guard.threshold,
@@ -124,8 +124,8 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
             del values["purification"]["settings"]["gate"][name]
     write_json(folder / "config.json", values)
     tensors = _plain({"context": artefact.context, "classifier": artefact.classifier})
-    save_file({"context": tensors["context"]}, folder / "prompts.safetensors")
-    save_file({"classifier": tensors["classifier"]}, folder / "classifier.safetensors")
+    write_tensors(folder / "prompts.safetensors", {"context": tensors["context"]})
+    write_tensors(folder / "classifier.safetensors", {"classifier": tensors["classifier"]})
     torch.save(tensors["classifier"], folder / "classifier.pt")
     for name, trigger in artefact.triggers.items():
         trigger.save(folder / "triggers" / name)

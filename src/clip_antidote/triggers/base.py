@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from clip_antidote.config import Config
 from clip_antidote.errors import DataError
-from clip_antidote.files import write_json
+from clip_antidote.files import write_json, write_tensors
 
 
 class Trigger(ABC):
@@ -78,7 +78,7 @@ class Trigger(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors()
         if tensors:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "trigger.safetensors")
+            write_tensors(folder / "trigger.safetensors", {key: value.contiguous() for key, value in tensors.items()})
         write_json(folder / "trigger.json", {"trigger": self.name, "config": self.config.model_dump(mode="json")})
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from clip_antidote.config import Config
 from clip_antidote.errors import DataError
-from clip_antidote.files import write_json
+from clip_antidote.files import write_json, write_tensors
 
 
 class StegoConfig(Config):
@@ -119,7 +119,7 @@ def save_stego(encoder: StegoEncoder, decoder: StegoDecoder, folder: Path) -> No
     """Writes `config.json` and, in fp16, `model.safetensors` into an existing folder."""
     networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
     weights = {name: value.detach().cpu().half().contiguous() for name, value in networks.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", weights)
     write_json(folder / "config.json", encoder.config.model_dump(mode="json"))
 
 
