@@ -1,4 +1,4 @@
-"""Tables from the records of the population: which models, and how well backdoors are found in them."""
+"""Tables from the records of the population: which models, and what purification leaves in them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,8 @@ from typing import Any
 
 from source import Records, table
 
-from clip_antidote.benchmark.detection_tables import (
-    apart_table,
-    attacks_table,
-    groups_table,
-    looks_table,
-    main_look,
-    rules_table,
-    several_table,
-)
-from clip_antidote.benchmark.judging import Judgment, read_judgments
 from clip_antidote.benchmark.population import ModelRecord, read_population
 from clip_antidote.benchmark.tables import ASR_DIGITS, markdown, mean_percent
-from clip_antidote.detection.evidence import embedded_evidence
-from clip_antidote.detection.verdict import ALARM
 from clip_antidote.evaluation.metrics import Metrics
 
 FOLDER = "population"
@@ -38,11 +26,6 @@ RATES = {
 
 WITH_BASE = ("asr", "pa", "target_ca")
 """Rates that stand beside those of the base under the same trigger."""
-
-
-def judged(records: Records) -> list[Judgment]:
-    """The judgments of all looks."""
-    return read_judgments(records.folder / FOLDER)
 
 
 @table("population")
@@ -67,42 +50,6 @@ def population(records: Records) -> str:
             ]
         )
     return markdown(["base", "tower", "CA", "clean", "poisoned", "failed their check", "attacks"], rows)
-
-
-@table("detection-rules")
-def rules(records: Records) -> str:
-    """Every rule on the same models."""
-    return rules_table(main_look(judged(records)))
-
-
-@table("detection-towers")
-def towers(records: Records) -> str:
-    """Per kind of image tower."""
-    return groups_table(main_look(judged(records)), lambda j: j.tower, "tower", ALARM)
-
-
-@table("detection-attacks")
-def attacks(records: Records) -> str:
-    """Per attack."""
-    return attacks_table(main_look(judged(records)), ALARM)
-
-
-@table("detection-looks")
-def looks(records: Records) -> str:
-    """Per number of classes and shots."""
-    return looks_table(judged(records), ALARM)
-
-
-@table("detection-apart")
-def apart(records: Records) -> str:
-    """The towers that were kept apart."""
-    return apart_table(judged(records), ALARM)
-
-
-@table("detection-several")
-def several(records: Records) -> str:
-    """Models with several targets: which are named, which guarded."""
-    return several_table([judgment for judgment in judged(records) if not judgment.apart])
 
 
 @table("population-purified")
@@ -190,11 +137,3 @@ def by_target(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for target, rates in further.items():
         measured = {name: Metrics.from_counts(counts) for name, counts in rates.items()}
         yield {**row, "model": f"{row['model']}: {target}", "target": target, **measured}
-
-
-@table("detection-weights")
-def weights(records: Records) -> str:
-    """The evidence that the package comes with."""
-    fitted = embedded_evidence()
-    rows = [[f"`{name}`", f"{weight:.2f}"] for name, weight in fitted.weights.items()]
-    return markdown(["statistic", "weight"], [*rows, ["offset b", f"{fitted.offset:.2f}"]])
