@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from from_population import FOLDER
 from source import Records, table
 
 from clip_antidote.benchmark.detection_tables import (
-    OURS,
     apart_table,
     attacks_table,
     groups_table,
@@ -20,11 +16,9 @@ from clip_antidote.benchmark.detection_tables import (
 )
 from clip_antidote.benchmark.judging import Case, Judgment, judge_case, read_judgments
 from clip_antidote.benchmark.survey_file import read_kept
-from clip_antidote.benchmark.tables import markdown, mean_percent
+from clip_antidote.benchmark.tables import markdown
 from clip_antidote.detection.evidence import embedded_evidence
-from clip_antidote.detection.verdict import ALARM, is_suspicious
-from clip_antidote.evaluation.metric_table import MISSING
-from clip_antidote.evaluation.roc import area_interval, found_at, roc_auc
+from clip_antidote.detection.verdict import ALARM
 
 
 def judged(records: Records) -> list[Judgment]:
@@ -92,47 +86,6 @@ def judged_by_package(records: Records) -> list[Judgment]:
 def several(records: Records) -> str:
     """Models with several targets: which are named, which guarded."""
     return several_table([judgment for judgment in judged(records) if not judgment.apart])
-
-
-@table("detection-detectors")
-def detectors(records: Records) -> str:
-    """Detectors of the field on models of the population, ours by evidence that never saw their kind of tower."""
-    found = records.file(f"{FOLDER}/detectors")["rows"]
-    ours = {j.model: j for j in main_look(judged(records))}
-    rows = []
-    for detector in sorted({row["detector"] for row in found}):
-        own = [row for row in found if row["detector"] == detector and row["model"] in ours]
-        parts = [[row for row in own if (row["kind"] == "poisoned") is kind] for kind in (False, True)]
-        rows.append([f"`{detector}`, {len(parts[0])} clean, {len(parts[1])} poisoned", *detector_cells(*parts)])
-        same = [[verdict_row(ours[row["model"]]) for row in part] for part in parts]
-        rows.append(["ours, the same models", *detector_cells(*same)])
-    heads = ["AUC [95 %]", "found at 5 % false alarms", "its rule: false alarms", "found", "target named"]
-    return markdown(["detector", *heads], rows)
-
-
-def detector_cells(clean: Sequence[dict[str, Any]], poisoned: Sequence[dict[str, Any]]) -> list[str]:
-    """What a detector comes to: its score by rank, then its own rule."""
-    scores = [[row["suspicion"] for row in part] for part in (clean, poisoned)]
-    low, high = area_interval(*scores)
-    names = any(row["named"] for row in (*clean, *poisoned))
-    return [
-        f"{roc_auc(*scores):.3f} [{low:.3f}, {high:.3f}]",
-        mean_percent([found_at(*scores, false_alarms=0.05)]),
-        f"{sum(row['suspicious'] for row in clean)} of {len(clean)}",
-        f"{sum(row['suspicious'] for row in poisoned)} of {len(poisoned)}",
-        f"{sum(row['target'] in row['named'] for row in poisoned)}" if names else MISSING,
-    ]
-
-
-def verdict_row(judgment: Judgment) -> dict[str, Any]:
-    """A judgment of ours in the form of a detector's row."""
-    suspicious = is_suspicious(judgment.scores[OURS], judgment.p_value, ALARM)
-    return {
-        "suspicion": judgment.scores[OURS],
-        "suspicious": suspicious,
-        "target": OURS,
-        "named": [OURS] if suspicious and judgment.named[OURS] else [],
-    }
 
 
 @table("detection-weights")
