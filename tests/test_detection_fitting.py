@@ -7,14 +7,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from clip_antidote.benchmark.detection_tables import several_table
+from clip_antidote.benchmark.detection_tables import outside_table, several_table
 from clip_antidote.benchmark.judging import (
     Case,
+    Judgment,
     fit_cases,
     judge_unseen,
     read_judgments,
@@ -174,6 +176,21 @@ def test_a_further_target_is_no_blameless_class() -> None:
     assert f"| {both.model.name} | {judged.look} | 2 | 2 | 2 | 0 |" in several_table([judged])
     clean = next(j for j in judge_unseen(cases) if j.attack is None)
     assert (clean.targets, clean.found, clean.covered) == (0, 0, 0)
+
+
+def test_a_target_that_is_not_among_the_classes_by_hand() -> None:
+    lost = {"attack": "sig", "in_list": False, "wrong": 1}
+    found = judgment(model="found", scores={"evidence": 2.0}, p_value=0.02, **lost)
+    missed = judgment(model="missed", scores={"evidence": -2.0}, p_value=0.6, **lost)
+    rows = outside_table([found, missed, judgment(model="clean"), judgment(model="listed", attack="sig")], 0.05)
+    assert rows.splitlines()[2:] == ["| 20x16 | 1 of 2 | found (1) |"]
+    assert "| 20x16 | 0 of 1 | – |" in outside_table([missed], 0.05)
+
+
+def judgment(**facts: Any) -> Judgment:
+    """A judgment of a clean model, but for what is told."""
+    plain = {"tower": "a", "look": "20x16", "attack": None, "in_list": True, "scores": {"evidence": 0.0}, "named": {}}
+    return Judgment.model_validate({**plain, "guarded": False, "p_value": 1.0, "loss": None, **facts})
 
 
 def _survey(values: dict[str, torch.Tensor], further: tuple[int, ...] = ()) -> dict[str, object]:

@@ -11,6 +11,7 @@ from clip_antidote.benchmark.detection_tables import (
     groups_table,
     looks_table,
     main_look,
+    outside_table,
     rules_table,
     several_table,
 )
@@ -54,6 +55,12 @@ def looks(records: Records) -> str:
 def apart(records: Records) -> str:
     """The towers that were kept apart."""
     return apart_table(judged(records), ALARM)
+
+
+@table("detection-outside")
+def outside(records: Records) -> str:
+    """Targets that are not among the classes."""
+    return outside_table(judged(records), ALARM)
 
 
 @table("detection-later")

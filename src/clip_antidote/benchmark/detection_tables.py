@@ -107,6 +107,18 @@ def looks_table(judgments: Sequence[Judgment], alarm: float) -> str:
     return groups_table([j for j in judgments if not j.apart], lambda j: j.look, "classes × shots", alarm)
 
 
+def outside_table(judgments: Sequence[Judgment], alarm: float) -> str:
+    """Poisoned models whose target is not among the classes: which are called suspicious, for how many classes."""
+    outside = [j for j in judgments if j.attack is not None and not j.in_list]
+    rows = []
+    for look in sorted({j.look for j in outside}):
+        own = [j for j in outside if j.look == look]
+        found = [j for j in own if is_suspicious(j.scores[OURS], j.p_value, alarm)]
+        which = ", ".join(f"{j.model} ({j.wrong})" for j in found)
+        rows.append([look, f"{len(found)} of {len(own)}", which or MISSING])
+    return markdown(["classes × shots", "called suspicious", "which (how many classes named)"], rows)
+
+
 def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str, str]:
     """All tables by their titles."""
     main = main_look(judgments)
@@ -118,4 +130,5 @@ def all_tables(judgments: Sequence[Judgment], alarm: float = ALARM) -> dict[str,
         "Several targets": several_table(judgments),
         "By classes and shots": looks_table(judgments, alarm),
         "Kept apart": apart_table(judgments, alarm),
+        "Target not among the classes": outside_table(judgments, alarm),
     }
