@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
+from clip_antidote.benchmark.judging import read_judgments
 from clip_antidote.detection.evidence import (
     FittedEvidence,
     NullModel,
@@ -27,9 +29,10 @@ from clip_antidote.detection.statistics import (
     outlier_scores,
 )
 from clip_antidote.detection.survey import Survey
-from clip_antidote.detection.verdict import SHOWN, Verdict, is_suspicious, judge_survey
+from clip_antidote.detection.verdict import ALARM, SHOWN, Verdict, is_suspicious, judge_survey
 from clip_antidote.reporting.scan_report import reason_for
 
+ROOT = Path(__file__).parents[1]
 NAMES = ("a", "b", "c", "d", "e", "f")
 
 
@@ -194,7 +197,33 @@ def test_every_statistic_can_be_told() -> None:
     for entry in STATISTICS.values():
         assert entry.meaning[0].islower()
         assert not entry.meaning.endswith(".")
-    assert all(sentence.endswith(".") and not any(map(str.isdigit, sentence)) for sentence in LIMITS)
+    assert all(sentence.endswith(".") for sentence in LIMITS)
+
+
+def test_the_rates_of_the_limits_are_those_of_the_records() -> None:
+    judged = [j for j in read_judgments(ROOT / "docs" / "records" / "population") if not j.apart]
+
+    def accused(look: str, *, clean: bool, in_list: bool = True) -> tuple[int, int]:
+        own = [
+            j for j in judged if j.look == look and (j.attack is None) == clean and (clean or j.in_list == in_list)
+        ]
+        return sum(is_suspicious(j.scores["evidence"], j.p_value, ALARM) for j in own), len(own)
+
+    many, few = accused("120x16", clean=False), accused("10x16", clean=False)
+    false = [accused(look, clean=True) for look in ("120x16", "10x16", "40x16")]
+    several = [j for j in judged if j.targets > 1 and j.look == "120x16"]
+    found, there = sum(j.found for j in several), sum(j.targets for j in several)
+    outside = accused("40x16", clean=False, in_list=False)
+    text = " ".join(LIMITS)
+    assert len(several) == 7
+    for told in (
+        f"{many[0]} of {many[1]} were found at 120 classes, {few[0]} of {few[1]} at 10",
+        f"and {false[0][0]} of {false[0][1]} and {false[1][0]} of {false[1][1]} clean ones accused",
+        f"at 40 classes it accused {false[2][0]} of {false[2][1]} clean ones",
+        f"is not seen ({outside[0]} of {outside[1]} were)",
+        f"({found} of {there} targets in seven models were named)",
+    ):
+        assert told in text
 
 
 # Verdict

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 LIMITS: tuple[str, ...] = (
-    "A scan that finds nothing is no proof that a model is clean.",
-    "Only the classes of the list are looked at: a backdoor whose target is not among them is not seen.",
+    "A scan that finds nothing is no proof that a model is clean. Of small models of other kinds with a known "
+    "backdoor 56 of 58 were found at 120 classes, 54 of 58 at 10, and 2 of 58 and 0 of 65 clean ones accused; at 40 "
+    "classes it accused 3 of 15 clean ones.",
+    "Only the classes of the list are looked at: a backdoor whose target is not among them is not seen (0 of 15 "
+    "were).",
     "Several targets in one model hide each other: a further one is named only where it stands out more than "
-    "blameless classes of poisoned models do.",
+    "blameless classes of poisoned models do (14 of 17 targets in seven models were named).",
     "A backdoor that sends every class to another one (all-to-all) has no single target; it is neither seen nor "
     "removed.",
     "Triggers of other forms than those that are tried, such as oblique waves or the reflection of a photograph, are "
@@ -16,4 +19,4 @@ LIMITS: tuple[str, ...] = (
     "An attacker who knows the scan and imitates the features of a clean target class may pass it.",
     "The p-value holds for models like the clean ones that it was compared with; for other kinds it is less sure.",
 )
-"""Sentences, without rates: those are measured elsewhere."""
+"""Sentences; the rates are those of docs/detection.md, by evidence that never saw the kind of image tower."""
