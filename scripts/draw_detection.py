@@ -35,7 +35,7 @@ def draw_models(axis: Axes, judgments: Sequence[Judgment]) -> None:
         rows = np.array([towers.index(j.tower) for j in own]) + rng.uniform(-SPREAD, SPREAD, len(own))
         axis.plot([j.scores[OURS] for j in own], rows, marker, color=color, label=label, alpha=0.8, ms=5)
     axis.set(yticks=range(len(towers)), yticklabels=towers, xlabel="evidence in nats")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the models, over none of them
     axis.grid(alpha=0.3)
 
 
