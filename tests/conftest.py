@@ -246,12 +246,12 @@ def suspect(attacked: AttackResult, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def purified(suspect: Path, train_images: LabelledImages) -> PurifiedCLIP:
-    """The poisoned model after blind purification with 16 shots."""
+    """The poisoned model after blind purification with 16 shots, in fp32, whatever the machine computes in."""
     model = load_model(f"local-dir:{suspect}")
-    return purify(model, train_images.sample_shots(16, seed=0), CBPTConfig())
+    return purify(model, train_images.sample_shots(16, seed=0), CBPTConfig(precision="fp32"))
 
 
 @pytest.fixture(scope="session")
 def purified_clean(tiny: DualEncoder, train_images: LabelledImages) -> PurifiedCLIP:
-    """The embedded model itself after blind purification with 16 shots."""
-    return purify(tiny, train_images.sample_shots(16, seed=1), CBPTConfig(seed=1))
+    """The embedded model itself after blind purification with 16 shots, in fp32."""
+    return purify(tiny, train_images.sample_shots(16, seed=1), CBPTConfig(seed=1, precision="fp32"))
