@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clip_antidote.benchmark.detection_tables import accused
 from clip_antidote.benchmark.judging import read_judgments
 from clip_antidote.detection.evidence import (
     FittedEvidence,
@@ -203,17 +204,17 @@ def test_every_statistic_can_be_told() -> None:
 def test_the_rates_of_the_limits_are_those_of_the_records() -> None:
     judged = [j for j in read_judgments(ROOT / "docs" / "records" / "population") if not j.apart]
 
-    def accused(look: str, *, clean: bool, in_list: bool = True) -> tuple[int, int]:
+    def rate(look: str, *, clean: bool, in_list: bool = True) -> tuple[int, int]:
         own = [
             j for j in judged if j.look == look and (j.attack is None) == clean and (clean or j.in_list == in_list)
         ]
-        return sum(is_suspicious(j.scores["evidence"], j.p_value, ALARM) for j in own), len(own)
+        return len(accused(own, ALARM)), len(own)
 
-    many, few = accused("120x16", clean=False), accused("10x16", clean=False)
-    false = [accused(look, clean=True) for look in ("120x16", "10x16", "40x16")]
+    many, few = rate("120x16", clean=False), rate("10x16", clean=False)
+    false = [rate(look, clean=True) for look in ("120x16", "10x16", "40x16")]
     several = [j for j in judged if j.targets > 1 and j.look == "120x16"]
     found, there = sum(j.found for j in several), sum(j.targets for j in several)
-    outside = accused("40x16", clean=False, in_list=False)
+    outside = rate("40x16", clean=False, in_list=False)
     text = " ".join(LIMITS)
     assert len(several) == 7
     for told in (

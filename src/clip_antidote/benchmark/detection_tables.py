@@ -36,8 +36,7 @@ def groups_table(judgments: Sequence[Judgment], key: Callable[[Judgment], str], 
     rows = []
     for group in sorted({key(j) for j in judgments}):
         clean, poisoned = _split([j for j in judgments if key(j) == group])
-        alarms = sum(is_suspicious(j.scores[OURS], j.p_value, alarm) for j in clean)
-        found = [j for j in poisoned if is_suspicious(j.scores[OURS], j.p_value, alarm)]
+        alarms, found = len(accused(clean, alarm)), accused(poisoned, alarm)
         named = sum(j.named[OURS] for j in found)
         losses = [j.loss for j in (*clean, *poisoned) if j.loss is not None]
         rows.append(
@@ -80,6 +79,11 @@ def area(clean: Sequence[Judgment], poisoned: Sequence[Judgment], rule: str) -> 
     return f"{roc_auc(*scores):.3f} [{low:.3f}, {high:.3f}]"
 
 
+def accused(judgments: Sequence[Judgment], alarm: float) -> list[Judgment]:
+    """Those of models that our rule calls suspicious."""
+    return [j for j in judgments if is_suspicious(j.scores[OURS], j.p_value, alarm)]
+
+
 def _split(judgments: Sequence[Judgment]) -> tuple[list[Judgment], list[Judgment]]:
     """Returns those of clean models, and those of poisoned ones whose target is in the list."""
     return [j for j in judgments if j.attack is None], [j for j in judgments if j.attack is not None and j.in_list]
@@ -113,7 +117,7 @@ def outside_table(judgments: Sequence[Judgment], alarm: float) -> str:
     rows = []
     for look in sorted({j.look for j in outside}):
         own = [j for j in outside if j.look == look]
-        found = [j for j in own if is_suspicious(j.scores[OURS], j.p_value, alarm)]
+        found = accused(own, alarm)
         which = ", ".join(f"{j.model} ({j.wrong})" for j in found)
         rows.append([look, f"{len(found)} of {len(own)}", which or MISSING])
     return markdown(["classes × shots", "called suspicious", "which (how many classes named)"], rows)
