@@ -119,3 +119,9 @@ def test_tensors_may_be_read_by_whom_new_files_may_be_read(tmp_path: Path) -> No
     assert load_file(tmp_path / "a.safetensors")["a"].tolist() == [0, 1, 2]
     write_tensors(tmp_path / "a.safetensors", {"a": torch.arange(2)})
     assert len(load_file(tmp_path / "a.safetensors")["a"]) == 2
+
+
+def test_tensors_are_written_however_they_lie_in_memory(tmp_path: Path) -> None:
+    weights = torch.arange(6.0, requires_grad=True).reshape(2, 3).T
+    write_tensors(tmp_path / "a.safetensors", {"a": weights})
+    assert load_file(tmp_path / "a.safetensors")["a"].tolist() == [[0, 3], [1, 4], [2, 5]]

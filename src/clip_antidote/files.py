@@ -136,13 +136,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file, readable for whom new files are; the library itself keeps it to its owner."""
+    """Writes a safetensors file, readable for whom new files are; the library itself keeps it to its owner.
+
+    Tensors may be on any device, and laid out in any way.
+    """
     from safetensors.torch import save_file  # noqa: TID251
 
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=metadata)
+    save_file({name: plain_tensor(value) for name, value in tensors.items()}, path, metadata=metadata)
     path.chmod(mode)
+
+
+def plain_tensor(value: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor in the form that is written: without gradients, on the CPU, contiguous."""
+    return value.detach().cpu().contiguous()
 
 
 def sha256_file(path: Path) -> str:

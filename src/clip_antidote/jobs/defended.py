@@ -83,8 +83,7 @@ def keep_defended(defended: Defended, model: DualEncoder, folder: Path) -> str:
     if isinstance(classifier, PurifiedCLIP):
         write_artefact(classifier.artefact(), folder)
         return "artefact"
-    tensors = {"class_weights": classifier.weights.detach().cpu(), **defended.tensors}
-    write_tensors(folder / WEIGHTS, {name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    write_tensors(folder / WEIGHTS, {"class_weights": classifier.weights, **defended.tensors})
     write_json(folder / "classes.json", list(classifier.classes))
     if defended.tensors or classifier.model is model:
         return "weights"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from clip_antidote.config import Record
 from clip_antidote.errors import DataError, ModelError
-from clip_antidote.files import write_json, write_tensors, write_text
+from clip_antidote.files import plain_tensor, write_json, write_tensors, write_text
 from clip_antidote.purification.guarded_head import GuardedHead
 from clip_antidote.purification.record import PurificationRecord
 from clip_antidote.triggers import Trigger, load_trigger
@@ -106,7 +106,7 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
         raise ModelError(f"the purification gave values in {broken} that are not finite; look at the model")
     head = None
     if artefact.guard is not None:
-        write_tensors(folder / "guard.safetensors", _plain(artefact.guard.state_dict()))
+        write_tensors(folder / "guard.safetensors", artefact.guard.state_dict())
         head = HeadRef(
             targets=tuple(artefact.classes[gate.target] for gate in artefact.guard.gates),
             threshold=artefact.guard.threshold,
@@ -123,10 +123,9 @@ def write_artefact(artefact: Artefact, folder: Path) -> None:
         for name in _HEAD:
             del values["purification"]["settings"]["gate"][name]
     write_json(folder / "config.json", values)
-    tensors = _plain({"context": artefact.context, "classifier": artefact.classifier})
-    write_tensors(folder / "prompts.safetensors", {"context": tensors["context"]})
-    write_tensors(folder / "classifier.safetensors", {"classifier": tensors["classifier"]})
-    torch.save(tensors["classifier"], folder / "classifier.pt")
+    write_tensors(folder / "prompts.safetensors", {"context": artefact.context})
+    write_tensors(folder / "classifier.safetensors", {"classifier": artefact.classifier})
+    torch.save(plain_tensor(artefact.classifier), folder / "classifier.pt")
     for name, trigger in artefact.triggers.items():
         trigger.save(folder / "triggers" / name)
     if artefact.card is not None:
@@ -215,10 +214,6 @@ def _check_shapes(classifier: torch.Tensor, context: torch.Tensor, guard: Guarde
             raise ValueError("the gates do not fit the classifier")
     if not all(tensor.is_floating_point() for tensor in tensors):
         raise ValueError("a tensor does not hold floating-point numbers")
-
-
-def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
 def _line(error: Exception) -> str:

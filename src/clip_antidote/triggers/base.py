@@ -78,7 +78,7 @@ class Trigger(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = self.tensors()
         if tensors:
-            write_tensors(folder / "trigger.safetensors", {key: value.contiguous() for key, value in tensors.items()})
+            write_tensors(folder / "trigger.safetensors", tensors)
         write_json(folder / "trigger.json", {"trigger": self.name, "config": self.config.model_dump(mode="json")})
 
 

@@ -118,7 +118,7 @@ def build_stego(config: StegoConfig, *, seed: int = 0, device: str = "cpu") -> t
 def save_stego(encoder: StegoEncoder, decoder: StegoDecoder, folder: Path) -> None:
     """Writes `config.json` and, in fp16, `model.safetensors` into an existing folder."""
     networks = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-    weights = {name: value.detach().cpu().half().contiguous() for name, value in networks.state_dict().items()}
+    weights = {name: value.half() for name, value in networks.state_dict().items()}
     write_tensors(folder / "model.safetensors", weights)
     write_json(folder / "config.json", encoder.config.model_dump(mode="json"))
 
