@@ -17,6 +17,7 @@ from clip_antidote.benchmark.detection_tables import outside_table, several_tabl
 from clip_antidote.benchmark.judging import (
     Case,
     Judgment,
+    extend_null,
     fit_cases,
     judge_unseen,
     read_judgments,
@@ -26,10 +27,11 @@ from clip_antidote.benchmark.rules import ease_deviation
 from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.surveys import SurveyRecord
 from clip_antidote.config import Record
-from clip_antidote.detection.evidence import FittedEvidence, model_score
+from clip_antidote.detection.evidence import FittedEvidence, model_score, read_evidence
 from clip_antidote.detection.fitting import Example, cross_entropies, fit_evidence
 from clip_antidote.detection.forms import FORMS
 from clip_antidote.detection.statistics import STATISTICS
+from clip_antidote.errors import DataError
 from clip_antidote.evaluation.intervals import Rate
 from clip_antidote.evaluation.metrics import Metrics
 from clip_antidote.evaluation.roc import area_interval, found_at, roc_auc
@@ -138,6 +140,34 @@ def test_nothing_is_fitted_to_a_tower_that_is_kept_apart() -> None:
     one = next(c for c in cases if c.model.tower == "c" and c.poisoned)
     expected = model_score(by_all_others.class_scores(one.values))
     assert judged[one.model.name].scores["evidence"] == pytest.approx(expected)
+
+
+def test_looks_are_added_to_evidence_whose_weights_stay() -> None:
+    first = [case(number, "a") for number in range(12)]
+    known, new = [c for c in first if not c.poisoned], [c for c in first if c.poisoned]
+    fitted = fit_cases(first, "by hand")
+    shown = [replace(c, survey=c.survey.model_copy(update={"shots": 4})) for c in (*known, *new)]
+    stranger = next(c for c in (case(n, "b") for n in range(100, 112)) if not c.poisoned)
+    more = extend_null(fitted, [*shown, *first, stranger], "again")
+    assert (more.weights, more.offset, more.beside) == (fitted.weights, fitted.offset, fitted.beside)
+    assert more.command == "by hand; then again"
+    assert {model.name for model in more.null} == {c.model.name for c in known}, "no poisoned ones, no new ones"
+    for before, after in zip(fitted.null, more.null, strict=True):
+        assert after.scores == {"20x4": before.scores["20x16"], **before.scores}
+    assert len(more.clean_scores(classes=20, shots=4)) == len(known)
+
+
+def test_a_file_without_evidence_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "evidence.json"
+    with pytest.raises(DataError, match=r"evidence\.json holds no evidence as .*--fit"):
+        read_evidence(file)
+    for text in ("{}", "["):
+        file.write_text(text)
+        with pytest.raises(DataError, match=r"evidence\.json holds no evidence as .*--fit"):
+            read_evidence(file)
+    fitted = fit_cases([case(number, "a") for number in range(12)], "by hand")
+    file.write_text(fitted.model_dump_json())
+    assert read_evidence(file) == fitted
 
 
 def test_a_model_that_is_surveyed_often_counts_once() -> None:
@@ -256,8 +286,13 @@ def test_records_are_kept_read_and_judged(tmp_path: Path, cli: Cli) -> None:
     fitted = FittedEvidence.model_validate_json((tmp_path / "evidence.json").read_text())
     assert {model.tower for model in fitted.null} == {"a", "c"}
     assert "--apart b" in fitted.command
-    ran = cli("benchmark", "judge", "--records", "kept", "--apart", "b", "--apart", "c")
+    cut = fitted.model_copy(update={"null": tuple(m.model_copy(update={"scores": {}}) for m in fitted.null)})
+    (tmp_path / "evidence.json").write_text(cut.model_dump_json())
+    ran = cli("benchmark", "judge", "--records", "kept", "--extend", "evidence.json", "--apart", "b", "--apart", "c")
     assert (ran.status, "no kind of tower is left to judge 'a' by" in ran.err) == (2, True)
+    assert read_evidence(tmp_path / "evidence.json").null == fitted.null
+    ran = cli("benchmark", "judge", "--records", "kept", "--extend", "nowhere.json")
+    assert (ran.status, "holds no evidence" in ran.err) == (2, True)
     ran = cli("benchmark", "judge", "--records", "kept", "--apart", "d")
     assert (ran.status, "there are a, b, c" in ran.err) == (4, True)
 

@@ -15,7 +15,7 @@ from clip_antidote.benchmark.store import write_rows
 from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.surveys import SurveyRecord, as_tensors
 from clip_antidote.config import Record
-from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score
+from clip_antidote.detection.evidence import FittedEvidence, NullModel, model_score, read_evidence
 from clip_antidote.detection.fitting import FITTED, Example, cross_entropies, fit_evidence
 from clip_antidote.detection.scores import class_scores
 from clip_antidote.detection.search import guarded_classes
@@ -140,6 +140,22 @@ def _null(cases: Sequence[Case], rough: FittedEvidence) -> tuple[NullModel, ...]
     return tuple(null.values())
 
 
+def extend_null(fitted: FittedEvidence, cases: Sequence[Case], command: str) -> FittedEvidence:
+    """Adds to clean models that evidence compares with the looks it has not of them; weights and offset stay.
+
+    Models that it does not know stay out, so that they can be judged by it.
+    """
+    names = {model.name for model in fitted.null}
+    found = {model.name: model for model in _null([case for case in cases if case.model.name in names], fitted)}
+    null = [
+        model.model_copy(update={"scores": {**found[model.name].scores, **model.scores}})
+        if model.name in found
+        else model
+        for model in fitted.null
+    ]
+    return fitted.model_copy(update={"null": tuple(null), "command": f"{fitted.command}; then {command}"})
+
+
 def judge_unseen(
     cases: Sequence[Case], *, names: Sequence[str] = FITTED, apart: Collection[str] = ()
 ) -> list[Judgment]:
@@ -195,12 +211,15 @@ def _loss(scores: torch.Tensor, target: int | None) -> float:
     return float(cross_entropies(scores[None], torch.tensor([-1 if target is None else target])))
 
 
-def judge_records(records: Path, *, fit: Path | None = None, apart: Sequence[str] = ()) -> list[Judgment]:
+def judge_records(
+    records: Path, *, fit: Path | None = None, extend: Path | None = None, apart: Sequence[str] = ()
+) -> list[Judgment]:
     """Judges the kept records of a population, and writes `judgments.json` beside them.
 
     Args:
         records: Folder of `keep_population`.
         fit: File for the evidence fitted to all of them, but those kept apart.
+        extend: File of evidence, whose clean models get the looks that it has not of them, see `extend_null`.
         apart: Kinds of image tower that no evidence is fitted to.
 
     Raises:
@@ -212,6 +231,9 @@ def judge_records(records: Path, *, fit: Path | None = None, apart: Sequence[str
     towers = {case.model.tower for case in cases}
     if unknown := [tower for tower in apart if tower not in towers]:
         raise UsageError(f"no model has the tower '{unknown[0]}'; there are {', '.join(sorted(towers))}")
+    if extend is not None:
+        command = f"clip-antidote benchmark judge --records {records} --extend {extend}"
+        write_json(extend, extend_null(read_evidence(extend), cases, command).model_dump(mode="json"))
     judgments = judge_unseen(cases, apart=apart)
     write_rows(records / "judgments.json", [j.model_dump(mode="json") for j in judgments])
     if fit is not None:

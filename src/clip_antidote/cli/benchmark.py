@@ -132,6 +132,13 @@ def judge(
     fit: Annotated[
         Path | None, typer.Option(help="Also fit the evidence to all of them, and write it here.", metavar="FILE")
     ] = None,
+    extend: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also add to the clean models in this file of evidence the looks that it has not of them.",
+            metavar="FILE",
+        ),
+    ] = None,
     apart: Annotated[
         list[str] | None,
         typer.Option(
@@ -143,7 +150,7 @@ def judge(
     from clip_antidote.benchmark.detection_tables import all_tables
     from clip_antidote.benchmark.judging import judge_records
 
-    judgments = judge_records(records, fit=fit, apart=apart or ())
+    judgments = judge_records(records, fit=fit, extend=extend, apart=apart or ())
     for title, table in all_tables(judgments).items():
         say(f"## {title}")
         console.print(table, highlight=False, markup=False, soft_wrap=True)

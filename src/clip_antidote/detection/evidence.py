@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import torch
 
 from clip_antidote.config import Record
 from clip_antidote.detection.statistics import counted_scores
+from clip_antidote.errors import DataError
 
 
 class NullModel(Record):
@@ -123,3 +125,15 @@ def embedded_evidence() -> FittedEvidence:
     """Reads the evidence that comes with the package."""
     text = (files("clip_antidote.detection") / "evidence.json").read_text(encoding="utf-8")
     return FittedEvidence.model_validate(json.loads(text))
+
+
+def read_evidence(path: Path) -> FittedEvidence:
+    """Reads evidence from a file.
+
+    Raises:
+        DataError: It holds none.
+    """
+    try:
+        return FittedEvidence.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} holds no evidence as `clip-antidote benchmark judge --fit` writes it") from error
