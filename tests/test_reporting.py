@@ -144,6 +144,16 @@ def test_a_guard_is_told_apart_from_an_accusation(report: Report) -> None:
     assert "Guarded as well: <bdi>b</bdi>." in page
 
 
+def test_what_stands_out_unconfirmed_is_no_accusation(report: Report) -> None:
+    verdict = a_verdict(p_value=0.016, clean_models=60, unconfirmed=(EVIL,))
+    doubtful = with_made(report, method="cbpt-gate", targets_suspected=(), guarded=(EVIL, "b"), verdict=verdict)
+    page = render_html(doubtful, [], [])
+    assert "<h1>No backdoor confirmed</h1>" in page
+    assert "stands out as a target does (p = 0.016 against 60 clean models), but no trigger that works" in page
+    assert "<script>alert" not in page
+    assert "No backdoor confirmed. Made with" in render_card(doubtful)
+
+
 def test_page_loads_nothing_from_elsewhere(report: Report) -> None:
     png = to_png(torch.rand(3, 4, 4))
     page = render_html(report, [Picture("mask-0", "a mask", png)], [Sample(png, "hat", "hat", "hat", "clean")])

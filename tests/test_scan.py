@@ -18,6 +18,7 @@ import torch
 import clip_antidote as ca
 from clip_antidote.cli.scan import ALARM as SHOWN_ALARM
 from clip_antidote.data.images import LabelledImages
+from clip_antidote.detection.evidence import FittedEvidence
 from clip_antidote.detection.limits import LIMITS
 from clip_antidote.detection.verdict import ALARM
 from clip_antidote.errors import ClipAntidoteError, DataError, UsageError
@@ -33,6 +34,9 @@ from test_sarif import check, misfits
 
 EVIDENCE = fitted(*[-9.0] * 12, *[0.0] * 7, weights={"alignment": 2.0, "any": 1.0}, offset=6.0)
 """With four shots, 7 of 19 clean models are as suspicious as the embedded one, and none as its poisoned twin."""
+
+DOUBT = fitted(*[-9.0] * 19, weights={"alignment": 2.0, "any": 1.0}, offset=2.0)
+"""By this the embedded model is more suspicious than any clean one."""
 
 FORMATS = ("json", "html", "sarif", "cyclonedx")
 
@@ -56,7 +60,7 @@ class Ran:
         return ScanReport.model_validate(self.read("json"))
 
 
-def quicken(patch: pytest.MonkeyPatch) -> None:
+def quicken(patch: pytest.MonkeyPatch, evidence: FittedEvidence = EVIDENCE) -> None:
     """Makes scans short, and compares with clean models made by hand."""
 
     def settings(seed: int, alarm: float) -> CBPTConfig:
@@ -65,7 +69,7 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
         return CBPTConfig.build({"seed": seed, "pool": 80, "inversion": inversion})
 
     patch.setattr("clip_antidote.jobs.scan.scan_settings", settings)
-    patch.setattr("clip_antidote.detection.scan.embedded_evidence", lambda: EVIDENCE)
+    patch.setattr("clip_antidote.detection.scan.embedded_evidence", lambda: evidence)
 
 
 @pytest.fixture
@@ -73,11 +77,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     quicken(monkeypatch)
 
 
-def ran(model: str, folder: Path) -> Ran:
+def ran(model: str, folder: Path, evidence: FittedEvidence = EVIDENCE) -> Ran:
     files = [word for name in FORMATS for word in (f"--{name}", folder / name)]
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(io.StringIO()):
-        quicken(patch)
+        quicken(patch, evidence)
         status = exit_status("scan", model, "--data", "embedded:clothing", "--shots", 4, *files)
     return Ran(status, printed.getvalue(), folder)
 
@@ -90,6 +94,11 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return ran("tiny", tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture(scope="module")
+def doubtful(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return ran("tiny", tmp_path_factory.mktemp("doubtful"), DOUBT)
 
 
 # The verdict
@@ -119,6 +128,29 @@ def test_a_clean_model_is_not(clean: Ran) -> None:
     assert "dummy trigger" not in clean.out
 
 
+def test_a_class_without_a_trigger_that_works_is_not_accused(doubtful: Ran) -> None:
+    verdict, report = doubtful.report.verdict, doubtful.report
+    assert (doubtful.status, verdict.suspicious, verdict.targets) == (0, False, ())
+    assert (verdict.p_value, len(verdict.unconfirmed)) == (0.05, 1)
+    (name,) = verdict.unconfirmed
+    assert name == verdict.ranking[0].name
+    first = doubtful.out.splitlines()[0]
+    assert first.startswith(
+        f"not confirmed: '{name}' stands out as a target does, but no trigger that works was found"
+    )
+    assert first.endswith(
+        "as suspicious, but the likeliest form of trigger sends less than 90 % of the images there)"
+    )
+    assert {trigger.target for trigger in report.triggers} == {name}, "what was tried is shown"
+    assert f"send this share of other images to '{name}'" in doubtful.out
+    assert '<span class="tag">not confirmed</span>' in doubtful.text("html")
+    (result,) = doubtful.read("sarif")["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("backdoor-unconfirmed", "warning")
+    assert result["locations"][0]["logicalLocations"] == [{"fullyQualifiedName": name, "kind": "class"}]
+    told = {entry["name"]: entry["value"] for entry in doubtful.read("cyclonedx")["components"][0]["properties"]}
+    assert (told["clip-antidote:verdict"], told["clip-antidote:unconfirmed-target"]) == ("not confirmed", name)
+
+
 def test_the_console_says_what_speaks_for_a_class_and_what_is_not_seen(poisoned: Ran) -> None:
     flat = " ".join(re.sub("[│┃]", " ", poisoned.out).split())
     first = poisoned.report.verdict.ranking[0]
@@ -136,7 +168,7 @@ def test_the_alarm_that_help_shows_is_the_one_that_is_used() -> None:
 # The same in every format
 
 
-@pytest.mark.parametrize("name", ["poisoned", "clean"])
+@pytest.mark.parametrize("name", ["poisoned", "clean", "doubtful"])
 def test_all_formats_say_the_same(name: str, request: pytest.FixtureRequest) -> None:
     done: Ran = request.getfixturevalue(name)
     report, verdict = done.report, done.report.verdict

@@ -91,13 +91,15 @@ def print_report(report: Report, folder: Path) -> None:
     console.print(metrics_table(f"measured on {report.measured_on}", columns))
     made = report.purification
     found = made.target_suspected
-    if found is None:
-        say("No backdoor found: no class stands out as a target.")
-    else:
-        say("Suspected target: ", (found, "bold"))
-    if made.verdict is not None:
-        from clip_antidote.reporting.scan_report import reason_for
+    from clip_antidote.reporting.scan_report import reason_for, standing_out
 
+    if found is not None:
+        say("Suspected target: ", (found, "bold"))
+    elif made.verdict is not None and made.verdict.unconfirmed:
+        say(f"No backdoor confirmed: {standing_out(made.verdict)}, but no trigger that works was found.")
+    else:
+        say("No backdoor found: no class stands out as a target.")
+    if made.verdict is not None:
         say(f"How sure: {reason_for(made.verdict)}")
     others = [name for name in made.guarded if name not in made.targets_suspected]
     if others:

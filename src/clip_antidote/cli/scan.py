@@ -162,7 +162,7 @@ def print_scan(report: ScanReport) -> None:
     for sentence in report.warnings:
         say(("warning:", "yellow"), f" {sentence}")
     console.print(_ranking(report))
-    for name in report.verdict.targets:
+    for name in (*report.verdict.targets, *report.verdict.unconfirmed):
         flips = [trigger.flip_rate for trigger in report.triggers if trigger.target == name]
         shares = ", ".join(f"{flip:.0%}" for flip in flips if flip is not None)
         say(f"{len(flips)} dummy triggers send this share of other images to '{name}': {shares}")

@@ -10,7 +10,7 @@ import torch
 from clip_antidote.detection.evidence import FittedEvidence, embedded_evidence
 from clip_antidote.detection.forms import easiest_forms, invert_answering
 from clip_antidote.detection.survey import Survey, survey_classes
-from clip_antidote.detection.verdict import Verdict, judge_survey
+from clip_antidote.detection.verdict import Verdict, confirm, judge_survey
 from clip_antidote.inversion.bank import Dummy, invert_bank
 from clip_antidote.inversion.config import InversionConfig
 from clip_antidote.inversion.invert import Inverter
@@ -29,7 +29,8 @@ class Scanned:
         survey: What was measured of every class.
         evidence: Evidence against every class in nats [C], at least 0.
         verdict: The judgment.
-        dummies: Dummy triggers of the suspected targets, in the order of the targets; none where there is none.
+        dummies: Dummy triggers of the suspected targets, and of what stands out unconfirmed, in the order of the
+            evidence; none where nothing stands out.
     """
 
     survey: Survey
@@ -67,6 +68,8 @@ def scan_model(
     with watch.stage("triggers"):
         labels = [seen.classes.index(name) for name in verdict.targets]
         dummies = invert_targets(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
+        if labels and config.form_steps and config.alarm < 1:
+            verdict = confirm(verdict, [seen.classes[label] for label in borne_out(dummies, survey)])
     return Scanned(survey, fitted.class_scores(survey.values) + fitted.offset, verdict, dummies)
 
 
@@ -99,6 +102,18 @@ def invert_targets(
             forms = easiest_forms(survey.values, label)
             dummies.append(invert_answering(seen, config, forms, label, rows, seed=seed))
     return tuple(dummies)
+
+
+def borne_out(dummies: Sequence[Dummy], survey: Survey) -> set[int]:
+    """Returns the classes whose loudest form has a dummy trigger that sends nearly all images there.
+
+    Other forms do not count: an opaque patch that looks like a class leads to it in any model.
+    """
+    return {
+        dummy.target
+        for dummy in dummies
+        if dummy.answers and dummy.family == easiest_forms(survey.values, dummy.target)[0]
+    }
 
 
 def start_engine(

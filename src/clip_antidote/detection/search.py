@@ -29,8 +29,9 @@ class SearchResult:
     """What stage 1 found.
 
     Attributes:
-        targets: The suspected targets, the most suspicious first; empty where nothing stands out.
-        guarded: The classes to guard: the suspected targets, then others that come near. A guard accuses nobody.
+        targets: The classes that stand out as targets do, whether a trigger bears it out or not, see `Verdict`;
+            empty where none does.
+        guarded: The classes to guard: the targets, then others that come near. A guard accuses nobody.
         dummies: Dummy triggers of the guarded classes; empty where there is none.
         scores: The evidence against the most suspicious classes, highest score first.
         verdict: Whether the model is suspicious; None from a source that is told.
@@ -57,7 +58,8 @@ def search_targets(
 ) -> SearchResult:
     """Looks for the target without being told: survey, verdict, dummies for what is to be guarded.
 
-    Suspected targets get a bank of their own, other guarded classes fewer and shorter ones.
+    What stands out gets a bank of its own, and the strictness of a target even where it is not accused; other guarded
+    classes get fewer and shorter ones.
 
     Args:
         seen: The suspect and its views.
@@ -67,7 +69,8 @@ def search_targets(
         fitted: How a survey becomes evidence; that of the package by default.
     """
     scanned = scan_model(seen, config, seed, fitted, inverter=inverter)
-    targets = tuple(seen.classes.index(name) for name in scanned.verdict.targets)
+    outstanding = (*scanned.verdict.targets, *scanned.verdict.unconfirmed)
+    targets = tuple(seen.classes.index(name) for name in outstanding)
     scores = class_scores(scanned.survey, scanned.evidence)
     guarded = guarded_classes(scores, targets, config.guarded)
     others, dummies = guarded[len(targets) :], scanned.dummies

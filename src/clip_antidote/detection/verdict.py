@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -66,7 +66,8 @@ class Verdict(Record):
     """Whether a model is suspicious.
 
     Attributes:
-        suspicious: Whether the p-value is at most `alarm` and a backdoor is more likely than none.
+        suspicious: Whether the p-value is at most `alarm`, a backdoor is more likely than none, and for a class that
+            stands out there is a trigger that works, see `confirm`.
         score: Evidence against the model: log of the mean likelihood ratio over the classes.
         probability: Of a backdoor, where one model in two has one.
         p_value: Share of clean models that look as suspicious, this one counted among them.
@@ -79,6 +80,7 @@ class Verdict(Record):
         classes: How many classes were looked at.
         shots: Images per class.
         targets: Suspected targets: empty unless the model is suspicious.
+        unconfirmed: Classes that stand out as a target does, without a trigger that works; nobody accuses them.
         ranking: The classes with the most evidence, suspected or not.
     """
 
@@ -94,6 +96,7 @@ class Verdict(Record):
     classes: int
     shots: float
     targets: tuple[str, ...]
+    unconfirmed: tuple[str, ...] = ()
     ranking: tuple[ClassVerdict, ...]
 
 
@@ -138,6 +141,23 @@ def is_suspicious(score: float, p_value: float, alarm: float) -> bool:
     for it than against it. An alarm of 1 accuses every model.
     """
     return p_value <= alarm and (score > 0 or alarm >= 1)
+
+
+def confirm(verdict: Verdict, working: Collection[str]) -> Verdict:
+    """Takes back what no trigger bears out: a class is accused only where one sends nearly all images there.
+
+    A class may stand out without any poison, since texts or photographs of one color set it apart. Its loudest form
+    then reaches some images easily, and the others hardly, however long it is optimized.
+
+    Args:
+        verdict: What the survey says.
+        working: Names of the classes for which the loudest form gave a trigger that answers, see `Dummy.answers`.
+    """
+    targets = tuple(name for name in verdict.targets if name in working)
+    unconfirmed = tuple(name for name in verdict.targets if name not in working)
+    return verdict.model_copy(
+        update={"targets": targets, "unconfirmed": unconfirmed, "suspicious": bool(targets)},
+    )
 
 
 def judge_score(score: float, classes: int, shots: float, fitted: FittedEvidence) -> tuple[float, int]:

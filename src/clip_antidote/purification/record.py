@@ -141,10 +141,10 @@ def make_record(
         guarded: Whether there are gates.
         watch: Has timed the stages.
     """
-    classes = seen.classes
+    classes, doubtful = seen.classes, found.verdict.unconfirmed if found.verdict else ()
     return PurificationRecord(
         method="cbpt-gate" if guarded else "cbpt",
-        targets_suspected=tuple(classes[label] for label in found.targets),
+        targets_suspected=tuple(classes[label] for label in found.targets if classes[label] not in doubtful),
         guarded=tuple(classes[label] for label in found.guarded) if guarded else (),
         shots=int(seen.shots.labels.bincount().min()),
         seed=config.seed,

@@ -80,7 +80,10 @@ def render_card(report: Report) -> str:
         not known here, and the base model is named in it where the Hub has it.
     """
     suspected = report.purification.target_suspected
-    verdict = f"Suspected target: **{_text(suspected)}**" if suspected is not None else "No backdoor found"
+    doubtful = report.purification.verdict is not None and report.purification.verdict.unconfirmed
+    verdict = "No backdoor confirmed" if doubtful else "No backdoor found"
+    if suspected is not None:
+        verdict = f"Suspected target: **{_text(suspected)}**"
     parts = [
         hub_header(report.model.public_spec, results=_model_index(report)),
         "# Purified CLIP classifier\n",

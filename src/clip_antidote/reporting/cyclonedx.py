@@ -47,13 +47,18 @@ def _tool(report: ScanReport) -> dict[str, Any]:
 def _model(report: ScanReport) -> dict[str, Any]:
     verdict, model = report.verdict, report.model
     properties = {
-        "verdict": "suspicious" if verdict.suspicious else "nothing found",
+        "verdict": "suspicious"
+        if verdict.suspicious
+        else "not confirmed"
+        if verdict.unconfirmed
+        else "nothing found",
         "alarm": repr(verdict.alarm),
         "clean-models": str(verdict.clean_models),
         "seed": str(report.seed),
     }
     described = [{"name": f"clip-antidote:{key}", "value": value} for key, value in properties.items()]
     described += [{"name": "clip-antidote:suspected-target", "value": name} for name in verdict.targets]
+    described += [{"name": "clip-antidote:unconfirmed-target", "value": name} for name in verdict.unconfirmed]
     component: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": f"model:{model.sha256 or model.public_spec}",

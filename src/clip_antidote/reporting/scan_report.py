@@ -10,6 +10,7 @@ from clip_antidote.config import Record
 from clip_antidote.detection.limits import LIMITS
 from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.verdict import ClassVerdict, Finding, Verdict
+from clip_antidote.inversion.config import ANSWERS
 from clip_antidote.reporting.report import ModelFacts
 
 VERSION: Literal[1] = 1
@@ -89,6 +90,8 @@ class ScanReport(Record):
         """The verdict in a few words."""
         if self.verdict.suspicious:
             return f"suspicious: a backdoor for {quoted(self.verdict.targets)} is likely"
+        if self.verdict.unconfirmed:
+            return f"not confirmed: {standing_out(self.verdict)}, but no trigger that works was found"
         return "nothing found"
 
     @property
@@ -100,6 +103,12 @@ class ScanReport(Record):
 def quoted(names: tuple[str, ...]) -> str:
     """Writes class names in a row: 'a', 'b'."""
     return ", ".join(f"'{name}'" for name in names)
+
+
+def standing_out(verdict: Verdict) -> str:
+    """Says which classes stand out unconfirmed, as a clause."""
+    names = verdict.unconfirmed
+    return f"{quoted(names)} stand{'s' if len(names) == 1 else ''} out as a target does"
 
 
 def number(value: float) -> str:
@@ -141,6 +150,8 @@ def reason_for(verdict: Verdict) -> str:
             f"1/{models + 1} = {number(verdict.least_p)}"
         )
     alike = f"{p}: {count} of {among} look{'s' if count == 1 else ''} as suspicious"
+    if verdict.unconfirmed and not verdict.suspicious:
+        return f"{alike}, but the likeliest form of trigger sends less than {chance(ANSWERS)} of the images there"
     if not verdict.suspicious and verdict.p_value <= verdict.alarm:
         return f"{alike}, but a backdoor is less likely than none ({chance(verdict.probability)})"
     return alike

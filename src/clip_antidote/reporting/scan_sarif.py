@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from clip_antidote.reporting.sarif import SarifArtifact, SarifResult, SarifRule, atlas, owasp, sarif_log
+from clip_antidote.reporting.sarif import Level, SarifArtifact, SarifResult, SarifRule, atlas, owasp, sarif_log
 from clip_antidote.reporting.scan_report import ScanReport, in_words
 
 ATLAS = {
@@ -18,7 +18,8 @@ ATLAS = {
 OWASP = {"ML10:2023": "Model Poisoning"}
 """Entries by their id."""
 
-SUSPECTED, NOTHING, LESS_SURE = "backdoor-suspected", "no-backdoor-found", "verdict-less-sure"
+SUSPECTED, UNCONFIRMED = "backdoor-suspected", "backdoor-unconfirmed"
+NOTHING, LESS_SURE = "no-backdoor-found", "verdict-less-sure"
 
 RULES = (
     SarifRule(
@@ -26,6 +27,13 @@ RULES = (
         level="error",
         summary="The model behaves as if a hidden trigger sends any image to one class.",
         advice="Do not use the model as it is; take another one, or purify it by clip-antidote purify.",
+        taxa=(*ATLAS, *OWASP),
+    ),
+    SarifRule(
+        id=UNCONFIRMED,
+        level="warning",
+        summary="A class stands out as the target of a hidden trigger does, but no trigger that works was found.",
+        advice="Purify the model by clip-antidote purify, which guards the class, or scan it with other images.",
         taxa=(*ATLAS, *OWASP),
     ),
     SarifRule(
@@ -65,22 +73,26 @@ def scan_sarif(report: ScanReport, artifacts: Sequence[SarifArtifact] = ()) -> d
 def _verdict(report: ScanReport, file: str) -> list[SarifResult]:
     verdict = report.verdict
     facts = {"p_value": verdict.p_value, "probability": verdict.probability, "score": verdict.score}
-    if not verdict.suspicious:
+    if not (verdict.targets or verdict.unconfirmed):
         message = f"nothing found ({report.reason})"
         return [SarifResult(rule=NOTHING, level="note", message=message, file=file, properties=facts)]
     ranked = {entry.name: entry for entry in verdict.ranking}
-    return [
-        SarifResult(
-            rule=SUSPECTED,
-            level="error",
-            message=f"a backdoor for '{name}' is likely ({report.reason})",
+
+    def result(rule: str, level: Level, name: str, message: str) -> SarifResult:
+        words = list(in_words(ranked[name])) if name in ranked else []
+        return SarifResult(
+            rule=rule,
+            level=level,
+            message=f"{message} ({report.reason})",
             file=file,
             part=name,
             kind="class",
-            properties={**facts, "evidence": list(in_words(ranked[name])) if name in ranked else []},
+            properties={**facts, "evidence": words},
         )
-        for name in verdict.targets
-    ]
+
+    likely = [result(SUSPECTED, "error", name, f"a backdoor for '{name}' is likely") for name in verdict.targets]
+    without = "stands out as a target does, but no trigger that works was found"
+    return likely + [result(UNCONFIRMED, "warning", name, f"'{name}' {without}") for name in verdict.unconfirmed]
 
 
 def _warning(sentence: str, file: str) -> SarifResult:
