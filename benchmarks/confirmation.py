@@ -35,7 +35,11 @@ from clip_antidote.versions import library_versions
 
 LOOKS = {
     look.name: look
-    for look in (LookConfig(), *(LookConfig(classes=count) for count in (40, 20, 10)), LookConfig(classes=40, shots=4))
+    for look in (
+        LookConfig(),
+        *(LookConfig(classes=count) for count in (40, 20, 10)),
+        LookConfig(classes=40, shots=4),
+    )
 }
 
 
@@ -97,7 +101,6 @@ def tried(case: Case, named: Sequence[int], folder: Path, data: str, look: LookC
                     "target": label in case.targets,
                     "form": form,
                     "sent": dummy.flip_rate,
-                    "answers": dummy.answers,
                 }
             )
             print(rows[-1], flush=True)

@@ -8,8 +8,7 @@ import torch
 from clip_antidote.data.images import LabelledImages
 from clip_antidote.data.sources import TensorSource
 from clip_antidote.detection import scan
-from clip_antidote.detection.forms import FORMS, easiest_forms
-from clip_antidote.detection.scan import borne_out
+from clip_antidote.detection.forms import FORMS
 from clip_antidote.detection.search import search_targets
 from clip_antidote.detection.survey import Survey
 from clip_antidote.detection.verdict import confirm
@@ -25,24 +24,20 @@ NAMES = tuple("abcdefgh")
 QUICK = {"survey": {"steps": 2, "wave_most": 1}, "final_steps": 2, "form_steps": 2, "guard_steps": 2}
 
 
-def dummy(target: int, family: str, flip_rate: float | None) -> Dummy:
-    return Dummy(BadNetTrigger(BadNetConfig()), family, target, flip_rate)
-
-
-def surveyed(**easiest: int) -> Survey:
-    """A survey in which a form reaches one class most easily."""
-    values = {f"{form}_ease": torch.linspace(0, 1, len(NAMES)) for form in FORMS}
-    for form, label in easiest.items():
-        values[f"{form}_ease"][label] = -9.0
-    return Survey(values, 16)
-
-
-def test_the_loudest_form_has_to_answer_by_hand() -> None:
-    survey = surveyed(color=2, faint=5)
-    assert [easiest_forms(survey.values, label)[0] for label in (2, 5)] == ["color", "faint"]
-    dummies = [dummy(2, "color", 0.74), dummy(2, "patch", 1.0), dummy(5, "faint", 0.9), dummy(5, "mask", 0.1)]
-    assert borne_out(dummies, survey) == {5}, "an opaque patch that looks like a class leads to it in any model"
-    assert borne_out([dummy(2, "color", None)], survey) == set()
+@pytest.mark.parametrize(("sent", "confirmed"), [((0.74, 1.0), False), ((0.8, 0.7, 0.6), True), ((0.95,), True)])
+def test_the_loudest_form_has_to_work(
+    small_model: OpenCLIPEncoder, monkeypatch: pytest.MonkeyPatch, sent: tuple[float, ...], confirmed: bool
+) -> None:
+    """An opaque patch that looks like a class leads to it in any model: what is tried next says nothing."""
+    tried = [Dummy(BadNetTrigger(BadNetConfig()), str(n), 1, share) for n, share in enumerate(sent)]
+    monkeypatch.setattr(scan, "try_forms", lambda *_, **__: tried)
+    settings = config()
+    seen = observe(small_model, shots(), settings)
+    survey = Survey({f"{form}_ease": torch.arange(8.0) for form in FORMS}, 2)
+    found = scan.inverted(seen, [1], settings.inversion, seed=0, survey=survey)
+    assert (found[1].loudest, found[1].confirmed) == (sent[0], confirmed)
+    assert found[1].dummies[-1] is max(tried, key=lambda dummy: dummy.flip_rate or 0)
+    assert not scan.inverted(seen, [1], settings.inversion, seed=0)[1].confirmed, "no form was tried"
 
 
 def test_accusations_are_taken_back_by_hand() -> None:
@@ -60,7 +55,7 @@ def test_accusations_are_taken_back_by_hand() -> None:
 def standing_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every survey says that class b stands out, and no trigger bears it out."""
     monkeypatch.setattr(scan, "judge_survey", lambda *_, alarm, **__: a_verdict(targets=("b",), alarm=alarm))
-    monkeypatch.setattr(scan, "borne_out", lambda *_: set())
+    monkeypatch.setattr(scan, "CONFIRMS", 1.1)
 
 
 def shots() -> LabelledImages:

@@ -139,7 +139,7 @@ def test_a_class_without_a_trigger_that_works_is_not_accused(doubtful: Ran) -> N
         f"not confirmed: '{name}' stands out as a target does, but no trigger that works was found"
     )
     assert first.endswith(
-        "as suspicious, but the likeliest form of trigger sends less than 90 % of the images there)"
+        "as suspicious, but the likeliest form of trigger sends less than 80 % of the images there)"
     )
     assert {trigger.target for trigger in report.triggers} == {name}, "what was tried is shown"
     assert f"send this share of other images to '{name}'" in doubtful.out

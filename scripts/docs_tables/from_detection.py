@@ -20,6 +20,7 @@ from clip_antidote.benchmark.survey_file import read_kept
 from clip_antidote.benchmark.tables import markdown
 from clip_antidote.detection.evidence import embedded_evidence
 from clip_antidote.detection.verdict import ALARM
+from clip_antidote.inversion.config import CONFIRMS
 
 
 def judged(records: Records) -> list[Judgment]:
@@ -87,6 +88,27 @@ def judged_by_package(records: Records) -> list[Judgment]:
         for case in cases
         if case.model.name not in known and case.model.tower in towers and len(case.model.targets) < 2
     ]
+
+
+@table("detection-confirmed")
+def confirmed(records: Records) -> str:
+    """Models that the survey calls suspicious: for how many, and for which classes, a trigger bears it out."""
+    kinds = {name: model.kind for name, model in read_kept(records.folder / FOLDER)[0].items()}
+    found = records.file(f"{FOLDER}/confirmation")["rows"]
+    rows = []
+    for look in sorted({row["look"] for row in found}):
+        own = [row for row in found if row["look"] == look]
+        cells = []
+        for poisoned in (False, True):
+            tried = {row["model"] for row in own if (kinds[row["model"]] == "poisoned") is poisoned}
+            left = {row["model"] for row in own if row["model"] in tried and row["sent"] >= CONFIRMS}
+            cells.append(f"{len(left)} of {len(tried)}")
+        for target in (True, False):
+            of_these = [row for row in own if row["target"] is target and kinds[row["model"]] == "poisoned"]
+            cells.append(f"{sum(row['sent'] >= CONFIRMS for row in of_these)} of {len(of_these)}")
+        rows.append([look.replace("all", "120"), *cells])
+    heads = ["clean models still accused", "poisoned models", "targets", "classes beside them"]
+    return markdown(["classes × shots", *heads], rows)
 
 
 @table("detection-several")

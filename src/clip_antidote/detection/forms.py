@@ -81,6 +81,22 @@ def invert_answering(
 ) -> Dummy:
     """Makes a dummy of the first form that sends nearly all images to a class, or the one that sends most of them.
 
+    Raises:
+        ModelError: The model leads to losses that are not finite.
+    """
+    return best_of(try_forms(seen, config, forms, target, rows, seed=seed))
+
+
+def best_of(tried: Sequence[Dummy]) -> Dummy:
+    """The dummy that sends most images to its class."""
+    return max(tried, key=lambda dummy: dummy.flip_rate or 0.0)
+
+
+def try_forms(
+    seen: Observation, config: InversionConfig, forms: Sequence[str], target: int, rows: torch.Tensor, *, seed: int
+) -> list[Dummy]:
+    """Makes a dummy of one form after the other, until one sends nearly all images to the class.
+
     That a class has images of one color makes it easy by color curves without any poison, for some of its images.
 
     Args:
@@ -96,7 +112,7 @@ def invert_answering(
         tried.append(invert_form(seen, config, form, target, rows, seed=seed))
         if tried[-1].answers:
             break
-    return max(tried, key=lambda dummy: dummy.flip_rate or 0.0)
+    return tried
 
 
 def invert_form(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from clip_antidote.detection.evidence import FittedEvidence, embedded_evidence
-from clip_antidote.detection.forms import easiest_forms, invert_answering
+from clip_antidote.detection.forms import best_of, easiest_forms, try_forms
 from clip_antidote.detection.survey import Survey, survey_classes
 from clip_antidote.detection.verdict import Verdict, confirm, judge_survey
 from clip_antidote.inversion.bank import Dummy, invert_bank
-from clip_antidote.inversion.config import InversionConfig
+from clip_antidote.inversion.config import CONFIRMS, InversionConfig
 from clip_antidote.inversion.invert import Inverter
 from clip_antidote.inversion.views import Observation
 from clip_antidote.stopwatch import Stopwatch
@@ -67,10 +68,29 @@ def scan_model(
         verdict = judge_survey(survey, seen.classes, fitted, alarm=config.alarm, most=config.max_targets)
     with watch.stage("triggers"):
         labels = [seen.classes.index(name) for name in verdict.targets]
-        dummies = invert_targets(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
-        if labels and config.form_steps and config.alarm < 1:
-            verdict = confirm(verdict, [seen.classes[label] for label in borne_out(dummies, survey)])
+        found = inverted(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
+        if config.form_steps and config.alarm < 1:
+            verdict = confirm(verdict, [seen.classes[label] for label, one in found.items() if one.confirmed])
+    dummies = tuple(dummy for one in found.values() for dummy in one.dummies)
     return Scanned(survey, fitted.class_scores(survey.values) + fitted.offset, verdict, dummies)
+
+
+class Inverted(NamedTuple):
+    """What the inversion for one class gave.
+
+    Attributes:
+        dummies: The final bank, and one of the form that reaches the class most easily.
+        loudest: Share of the views that this form sends there; None where it was not tried. Other forms and the bank
+            do not count: an opaque patch that looks like a class leads to it in any model.
+    """
+
+    dummies: tuple[Dummy, ...]
+    loudest: float | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a trigger of the loudest form works."""
+        return self.loudest is not None and self.loudest >= CONFIRMS
 
 
 def invert_targets(
@@ -92,28 +112,32 @@ def invert_targets(
         inverter: How triggers are optimized.
         survey: Says which form that is; without it there is none.
     """
+    found = inverted(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
+    return tuple(dummy for one in found.values() for dummy in one.dummies)
+
+
+def inverted(
+    seen: Observation,
+    labels: Sequence[int],
+    config: InversionConfig,
+    *,
+    seed: int,
+    inverter: type[Inverter] = Inverter,
+    survey: Survey | None = None,
+) -> dict[int, Inverted]:
+    """Does the work of `invert_targets`; returns what it gave by class."""
+    found: dict[int, Inverted] = {}
     if not labels:
-        return ()
+        return found
     engine, rows = start_engine(seen, config, seed=seed, inverter=inverter)
-    dummies: list[Dummy] = []
     for label in labels:
-        dummies += invert_bank(engine, label, rows=rows, seed=seed)
-        if survey is not None and config.form_steps:
-            forms = easiest_forms(survey.values, label)
-            dummies.append(invert_answering(seen, config, forms, label, rows, seed=seed))
-    return tuple(dummies)
-
-
-def borne_out(dummies: Sequence[Dummy], survey: Survey) -> set[int]:
-    """Returns the classes whose loudest form has a dummy trigger that sends nearly all images there.
-
-    Other forms do not count: an opaque patch that looks like a class leads to it in any model.
-    """
-    return {
-        dummy.target
-        for dummy in dummies
-        if dummy.answers and dummy.family == easiest_forms(survey.values, dummy.target)[0]
-    }
+        bank = invert_bank(engine, label, rows=rows, seed=seed)
+        if survey is None or not config.form_steps:
+            found[label] = Inverted(tuple(bank))
+            continue
+        tried = try_forms(seen, config, easiest_forms(survey.values, label), label, rows, seed=seed)
+        found[label] = Inverted((*bank, best_of(tried)), tried[0].flip_rate)
+    return found
 
 
 def start_engine(

@@ -144,14 +144,14 @@ def is_suspicious(score: float, p_value: float, alarm: float) -> bool:
 
 
 def confirm(verdict: Verdict, working: Collection[str]) -> Verdict:
-    """Takes back what no trigger bears out: a class is accused only where one sends nearly all images there.
+    """Takes back what no trigger bears out: a class is accused only where one sends most images there.
 
     A class may stand out without any poison, since texts or photographs of one color set it apart. Its loudest form
     then reaches some images easily, and the others hardly, however long it is optimized.
 
     Args:
         verdict: What the survey says.
-        working: Names of the classes for which the loudest form gave a trigger that answers, see `Dummy.answers`.
+        working: Names of the classes for which the loudest form gave a trigger that works.
     """
     targets = tuple(name for name in verdict.targets if name in working)
     unconfirmed = tuple(name for name in verdict.targets if name not in working)

@@ -12,6 +12,11 @@ ANSWERS = 0.9
 """Share of the images that a dummy has to send to its class, so that the gate takes notice of it."""
 
 
+CONFIRMS = 0.8
+"""Share of the images that the loudest form has to send to a class, so that the class is accused: as much as the implant
+check asks of the attacks that take least well."""
+
+
 class SurveyConfig(Config):
     """Settings of the survey of all classes; docs/method.md says what they are for.
 

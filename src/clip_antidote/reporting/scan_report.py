@@ -10,7 +10,7 @@ from clip_antidote.config import Record
 from clip_antidote.detection.limits import LIMITS
 from clip_antidote.detection.outliers import FEWEST
 from clip_antidote.detection.verdict import ClassVerdict, Finding, Verdict
-from clip_antidote.inversion.config import ANSWERS
+from clip_antidote.inversion.config import CONFIRMS
 from clip_antidote.reporting.report import ModelFacts
 
 VERSION: Literal[1] = 1
@@ -151,7 +151,7 @@ def reason_for(verdict: Verdict) -> str:
         )
     alike = f"{p}: {count} of {among} look{'s' if count == 1 else ''} as suspicious"
     if verdict.unconfirmed and not verdict.suspicious:
-        return f"{alike}, but the likeliest form of trigger sends less than {chance(ANSWERS)} of the images there"
+        return f"{alike}, but the likeliest form of trigger sends less than {chance(CONFIRMS)} of the images there"
     if not verdict.suspicious and verdict.p_value <= verdict.alarm:
         return f"{alike}, but a backdoor is less likely than none ({chance(verdict.probability)})"
     return alike
