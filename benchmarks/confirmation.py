@@ -1,7 +1,7 @@
 """Whether a longer inversion of the loudest form finds a trigger that works, for whom the survey accuses.
 
     python benchmarks/confirmation.py runs/population --data runs/problem --records docs/records/population \\
-        --out docs/records/population/confirmation.json [--look 40x16 …] [--models NAME …]
+        --apart dla --out docs/records/population/confirmation.json [--look 40x16 …] [--models NAME …]
 
 Looked at are the models that evidence which never saw their kind of tower calls suspicious, and the classes that it
 names; images, classes and seeds are those of the survey that is kept. What `--out` holds is not made again.
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--look", nargs="*", default=list(LOOKS), choices=LOOKS, dest="looks")
     parser.add_argument("--models", nargs="*", default=[], help="names of models; all that are there by default")
+    parser.add_argument("--apart", nargs="*", default=[], help="kinds of tower that no evidence is fitted to")
     options = parser.parse_args()
     models, surveys = read_kept(options.records)
     cases = {key: Case(models[key[0]], survey) for key, survey in surveys.items()}
@@ -65,7 +66,8 @@ def main() -> None:
                 continue
             tower = case.model.tower
             if tower not in fits:
-                fits[tower] = fit_cases([one for one in cases.values() if one.model.tower != tower], "")
+                others = [one for one in cases.values() if one.model.tower not in {tower, *options.apart}]
+                fits[tower] = fit_cases(others, "")
             named = named_by(case, fits[tower])
             if named:
                 rows += tried(case, named, options.population / "models" / name, options.data, LOOKS[look])

@@ -210,19 +210,19 @@ def test_the_rates_of_the_limits_are_those_of_the_records() -> None:
         ]
         return len(accused(own, ALARM)), len(own)
 
-    many, few = rate("120x16", clean=False), rate("10x16", clean=False)
-    false = [rate(look, clean=True) for look in ("120x16", "10x16", "40x16")]
+    looks = ("120x16", "40x16", "20x16", "10x16")
+    found, false = ([rate(look, clean=clean) for look in looks] for clean in (False, True))
+    many, some, few, least = (f"{hits} of {there}" for hits, there in found)
     several = [j for j in judged if j.targets > 1 and j.look == "120x16"]
-    found, there = sum(j.found for j in several), sum(j.targets for j in several)
+    named, there = sum(j.found for j in several), sum(j.targets for j in several)
     outside = rate("40x16", clean=False, in_list=False)
     text = " ".join(LIMITS)
     assert len(several) == 7
     for told in (
-        f"{many[0]} of {many[1]} were found at 120 classes, {few[0]} of {few[1]} at 10",
-        f"and {false[0][0]} of {false[0][1]} and {false[1][0]} of {false[1][1]} clean ones accused",
-        f"at 40 classes it accused {false[2][0]} of {false[2][1]} clean ones",
+        f"{many} were found at 120 classes, {some} at 40, {few} at 20 and {least} at 10",
+        "of clean ones {}, {}, {} and {} stood out as much".format(*(f"{hits} of {there}" for hits, there in false)),
         f"is not seen ({outside[0]} of {outside[1]} were)",
-        f"({found} of {there} targets in seven models were named)",
+        f"({named} of {there} targets in seven models were named)",
     ):
         assert told in text
 

@@ -151,6 +151,7 @@ def test_looks_are_added_to_evidence_whose_weights_stay() -> None:
     more = extend_null(fitted, [*shown, *first, stranger], "again")
     assert (more.weights, more.offset, more.beside) == (fitted.weights, fitted.offset, fitted.beside)
     assert more.command == "by hand; then again"
+    assert extend_null(more, [*shown, *first], "again") == more
     assert {model.name for model in more.null} == {c.model.name for c in known}, "no poisoned ones, no new ones"
     for before, after in zip(fitted.null, more.null, strict=True):
         assert after.scores == {"20x4": before.scores["20x16"], **before.scores}

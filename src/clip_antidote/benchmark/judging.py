@@ -148,12 +148,11 @@ def extend_null(fitted: FittedEvidence, cases: Sequence[Case], command: str) -> 
     names = {model.name for model in fitted.null}
     found = {model.name: model for model in _null([case for case in cases if case.model.name in names], fitted)}
     null = [
-        model.model_copy(update={"scores": {**found[model.name].scores, **model.scores}})
-        if model.name in found
-        else model
+        model.model_copy(update={"scores": {**found.get(model.name, model).scores, **model.scores}})
         for model in fitted.null
     ]
-    return fitted.model_copy(update={"null": tuple(null), "command": f"{fitted.command}; then {command}"})
+    history = fitted.command if fitted.command.endswith(command) else f"{fitted.command}; then {command}"
+    return fitted.model_copy(update={"null": tuple(null), "command": history})
 
 
 def judge_unseen(

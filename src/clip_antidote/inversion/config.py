@@ -11,10 +11,11 @@ from clip_antidote.config import Config
 ANSWERS = 0.9
 """Share of the images that a dummy has to send to its class, so that the gate takes notice of it."""
 
-
 CONFIRMS = 0.8
-"""Share of the images that the loudest form has to send to a class, so that the class is accused: as much as the implant
-check asks of the attacks that take least well."""
+"""Share of the images that the loudest form has to send to a class, so that the class is accused.
+
+As much as the implant check asks of the attacks that take least well.
+"""
 
 
 class SurveyConfig(Config):
