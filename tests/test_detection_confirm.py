@@ -34,10 +34,10 @@ def test_the_loudest_form_has_to_work(
     settings = config()
     seen = observe(small_model, shots(), settings)
     survey = Survey({f"{form}_ease": torch.arange(8.0) for form in FORMS}, 2)
-    found = scan.inverted(seen, [1], settings.inversion, seed=0, survey=survey)
+    found = scan.invert_targets(seen, [1], settings.inversion, seed=0, survey=survey)
     assert (found[1].loudest, found[1].confirmed) == (sent[0], confirmed)
     assert found[1].dummies[-1] is max(tried, key=lambda dummy: dummy.flip_rate or 0)
-    assert not scan.inverted(seen, [1], settings.inversion, seed=0)[1].confirmed, "no form was tried"
+    assert not scan.invert_targets(seen, [1], settings.inversion, seed=0)[1].confirmed, "no form was tried"
 
 
 def test_accusations_are_taken_back_by_hand() -> None:

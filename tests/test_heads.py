@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import clip_antidote as ca
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.detection.scan import invert_targets
+from clip_antidote.detection.scan import dummies_of, invert_targets
 from clip_antidote.errors import RefusedError
 from clip_antidote.models.build import build_open_clip
 from clip_antidote.models.head_contributions import has_heads, head_contributions
@@ -98,7 +98,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Material:
     config = CBPTConfig.build({"pool": 30, "inversion": {"final_steps": 1, "batch_size": 4}})
     with model.evaluating():
         seen = observe(model, shots, config)
-        return gather_material(seen, 1, invert_targets(seen, [1], config.inversion, seed=0), config)
+        return gather_material(seen, 1, dummies_of(invert_targets(seen, [1], config.inversion, seed=0)), config)
 
 
 def test_the_score_by_hand(made: Material) -> None:

@@ -20,7 +20,7 @@ from clip_antidote.data.images import LabelledImages
 from clip_antidote.defenses import DEFENSES
 from clip_antidote.defenses.defend import defend
 from clip_antidote.defenses.unfinished import kept_in
-from clip_antidote.detection.scan import invert_targets
+from clip_antidote.detection.scan import dummies_of, invert_targets
 from clip_antidote.detectors import DETECTORS
 from clip_antidote.detectors.detect import detect, make_detector
 from clip_antidote.evaluation.aims import Aim
@@ -176,7 +176,9 @@ def test_scores_of_images(train_images: LabelledImages, monkeypatch: pytest.Monk
     label = shots.classes.index(TARGET)
     with model.evaluating():
         seen = observe(model, shots, config)
-        made = gather_material(seen, label, invert_targets(seen, [label], config.inversion, seed=0), config)
+        made = gather_material(
+            seen, label, dummies_of(invert_targets(seen, [label], config.inversion, seed=0)), config
+        )
         images = made.images[:12].float() / 255
         names = [name for name in SCORES.names() if SCORES.get(name).suits(model)]
         probe = Probe(model, images.to(DEVICE))

@@ -14,7 +14,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.metrics import roc_auc_score
 
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.detection.scan import invert_targets
+from clip_antidote.detection.scan import dummies_of, invert_targets
 from clip_antidote.evaluation.roc import found_at, roc_auc
 from clip_antidote.models import DualEncoder, load_model
 from clip_antidote.models.layers import LayerFeatures
@@ -60,7 +60,7 @@ def scene(train_images: LabelledImages, test_images: LabelledImages) -> Iterator
     with pytest.MonkeyPatch.context() as patch, model.evaluating():
         patch.setattr(material, "DUMMY_VIEWS", 60)
         seen = observe(model, shots, config)
-        dummies = invert_targets(seen, [label], config.inversion, seed=0)
+        dummies = dummies_of(invert_targets(seen, [label], config.inversion, seed=0))
         made = gather_material(seen, label, dummies, config)
         size = model.image_size
         hats = train_images.subset((train_images.labels == label).nonzero().flatten()).without(shots)

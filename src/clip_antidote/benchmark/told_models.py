@@ -11,7 +11,7 @@ import torch
 from clip_antidote.attacks.record import read_target
 from clip_antidote.benchmark.population import read_population
 from clip_antidote.data.images import LabelledImages
-from clip_antidote.detection.scan import invert_targets
+from clip_antidote.detection.scan import dummies_of, invert_targets
 from clip_antidote.detection.search import SearchResult, TargetSource
 from clip_antidote.detection.survey import survey_classes
 from clip_antidote.inversion.config import InversionConfig
@@ -85,7 +85,9 @@ def told(label: int) -> TargetSource:
 
     def find(seen: Observation, config: InversionConfig, seed: int) -> SearchResult:
         survey = survey_classes(seen, config.survey, seed=seed) if config.form_steps else None
-        return SearchResult((label,), (label,), invert_targets(seen, [label], config, seed=seed, survey=survey))
+        return SearchResult(
+            (label,), (label,), dummies_of(invert_targets(seen, [label], config, seed=seed, survey=survey))
+        )
 
     return find
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,11 +68,10 @@ def scan_model(
         verdict = judge_survey(survey, seen.classes, fitted, alarm=config.alarm, most=config.max_targets)
     with watch.stage("triggers"):
         labels = [seen.classes.index(name) for name in verdict.targets]
-        found = inverted(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
+        found = invert_targets(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
         if config.form_steps and config.alarm < 1:
             verdict = confirm(verdict, [seen.classes[label] for label, one in found.items() if one.confirmed])
-    dummies = tuple(dummy for one in found.values() for dummy in one.dummies)
-    return Scanned(survey, fitted.class_scores(survey.values) + fitted.offset, verdict, dummies)
+    return Scanned(survey, fitted.class_scores(survey.values) + fitted.offset, verdict, dummies_of(found))
 
 
 class Inverted(NamedTuple):
@@ -93,6 +92,11 @@ class Inverted(NamedTuple):
         return self.loudest is not None and self.loudest >= CONFIRMS
 
 
+def dummies_of(found: Mapping[int, Inverted]) -> tuple[Dummy, ...]:
+    """The dummy triggers of all classes, in their order."""
+    return tuple(dummy for one in found.values() for dummy in one.dummies)
+
+
 def invert_targets(
     seen: Observation,
     labels: Sequence[int],
@@ -101,7 +105,7 @@ def invert_targets(
     seed: int,
     inverter: type[Inverter] = Inverter,
     survey: Survey | None = None,
-) -> tuple[Dummy, ...]:
+) -> dict[int, Inverted]:
     """Inverts the final bank of dummy triggers of every target, and one of the form that reaches it most easily.
 
     Args:
@@ -111,21 +115,10 @@ def invert_targets(
         seed: Seed of triggers and batches.
         inverter: How triggers are optimized.
         survey: Says which form that is; without it there is none.
+
+    Returns:
+        What it gave, by class.
     """
-    found = inverted(seen, labels, config, seed=seed, inverter=inverter, survey=survey)
-    return tuple(dummy for one in found.values() for dummy in one.dummies)
-
-
-def inverted(
-    seen: Observation,
-    labels: Sequence[int],
-    config: InversionConfig,
-    *,
-    seed: int,
-    inverter: type[Inverter] = Inverter,
-    survey: Survey | None = None,
-) -> dict[int, Inverted]:
-    """Does the work of `invert_targets`; returns what it gave by class."""
     found: dict[int, Inverted] = {}
     if not labels:
         return found
