@@ -9,6 +9,7 @@ import claims  # noqa: F401 (its import registers a table)
 import from_architectures  # noqa: F401
 import from_benchmarks  # noqa: F401
 import from_detection  # noqa: F401
+import from_detectors  # noqa: F401
 import from_field  # noqa: F401
 import from_grid  # noqa: F401
 import from_population  # noqa: F401
