@@ -216,7 +216,10 @@ def test_the_rates_of_the_limits_are_those_of_the_records() -> None:
     several = [j for j in judged if j.targets > 1 and j.look == "120x16"]
     named, there = sum(j.found for j in several), sum(j.targets for j in several)
     outside = rate("40x16", clean=False, in_list=False)
+    little = [j for j in judged if "-third-" in j.model or "-badclip-one-" in j.model]
+    seen = [len(accused([j for j in little if j.look == look], ALARM)) for look in ("120x16", "40x16")]
     text = " ".join(LIMITS)
+    assert (len({j.model for j in little}), seen) == (2, [1, 0]), "as the limits say in words"
     assert len(several) == 7
     for told in (
         f"{many} were found at 120 classes, {some} at 40, {few} at 20 and {least} at 10",

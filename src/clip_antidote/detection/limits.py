@@ -4,8 +4,10 @@ from __future__ import annotations
 
 LIMITS: tuple[str, ...] = (
     "A scan that finds nothing is no proof that a model is clean. Of small models of other kinds with a known "
-    "backdoor 56 of 58 were found at 120 classes, 22 of 26 at 40, 25 of 26 at 20 and 54 of 58 at 10; of clean ones "
+    "backdoor 57 of 60 were found at 120 classes, 22 of 28 at 40, 26 of 28 at 20 and 54 of 60 at 10; of clean ones "
     "2 of 58, 2 of 50, 2 of 50 and 0 of 65 stood out as much.",
+    "Little poison leaves little trace where the trigger was optimized for the model: of two such models with 0.3 "
+    "and 1 % of poison one was found at 120 classes, and none at 40.",
     "Only the classes of the list are looked at: a backdoor whose target is not among them is not seen (0 of 15 "
     "were).",
     "Several targets in one model hide each other: a further one is named only where it stands out more than "
