@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from clip_antidote.benchmark.judging import Case, fit_cases
 from clip_antidote.benchmark.population import LookConfig
 from clip_antidote.benchmark.store import write_rows
 from clip_antidote.benchmark.survey_file import read_kept
-from clip_antidote.benchmark.surveys import draw_classes, restrict
-from clip_antidote.data.folders import load_images
+from clip_antidote.benchmark.surveys import draw_shots
 from clip_antidote.detection.evidence import FittedEvidence
 from clip_antidote.detection.forms import easiest_forms, invert_form
 from clip_antidote.detection.scan import start_engine
@@ -83,9 +81,7 @@ def named_by(case: Case, fitted: FittedEvidence) -> list[int]:
 
 def tried(case: Case, named: Sequence[int], folder: Path, data: str, look: LookConfig) -> list[dict[str, Any]]:
     """Inverts the loudest form of the classes that are named, as a scan does."""
-    seed = zlib.crc32(f"{case.model.name} {look.name}".encode())
-    shots = load_images(data, split="train", shots=look.shots, seed=seed)
-    shots = restrict(shots, draw_classes(shots.classes, case.model.targets, look, seed=seed))
+    shots, seed = draw_shots(case.model, data, look)
     assert shots.classes == case.survey.classes, f"{case.model.name} was surveyed with other classes"
     model, config = load_model(f"local-dir:{folder}"), CBPTConfig(seed=seed)
     rows = []

@@ -87,9 +87,8 @@ def survey_population(
 
 def survey_model(spec: str, record: ModelRecord, data: str, look: LookConfig, *, device: str = "cpu") -> SurveyRecord:
     """Surveys one model in one way; seeds follow from the names of model and look."""
-    start, seed = time.perf_counter(), zlib.crc32(f"{record.name} {look.name}".encode())
-    shots = load_images(data, split="train", shots=look.shots, seed=seed)
-    shots = restrict(shots, draw_classes(shots.classes, record.targets, look, seed=seed))
+    start = time.perf_counter()
+    shots, seed = draw_shots(record, data, look)
     model, config = load_model(spec, device=device), CBPTConfig(seed=seed)
     with model.evaluating():
         survey = survey_classes(observe(model, shots, config), config.inversion.survey, seed=seed)
@@ -103,6 +102,13 @@ def survey_model(spec: str, record: ModelRecord, data: str, look: LookConfig, *,
         values=rounded(survey),
         seconds=round(time.perf_counter() - start, 1),
     )
+
+
+def draw_shots(record: ModelRecord, data: str, look: LookConfig) -> tuple[LabelledImages, int]:
+    """Draws the clean images that a model is looked at with; returns the seed of the look too."""
+    seed = zlib.crc32(f"{record.name} {look.name}".encode())
+    shots = load_images(data, split="train", shots=look.shots, seed=seed)
+    return restrict(shots, draw_classes(shots.classes, record.targets, look, seed=seed)), seed
 
 
 def draw_classes(classes: tuple[str, ...], targets: tuple[str, ...], look: LookConfig, *, seed: int) -> list[str]:

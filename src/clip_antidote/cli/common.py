@@ -96,7 +96,7 @@ def print_report(report: Report, folder: Path) -> None:
     if found is not None:
         say("Suspected target: ", (found, "bold"))
     elif made.verdict is not None and made.verdict.unconfirmed:
-        say(f"No backdoor confirmed: {standing_out(made.verdict)}, but no trigger that works was found.")
+        say(f"No backdoor confirmed: {standing_out(made.verdict.unconfirmed)}.")
     else:
         say("No backdoor found: no class stands out as a target.")
     if made.verdict is not None:

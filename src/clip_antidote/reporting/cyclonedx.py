@@ -46,12 +46,9 @@ def _tool(report: ScanReport) -> dict[str, Any]:
 
 def _model(report: ScanReport) -> dict[str, Any]:
     verdict, model = report.verdict, report.model
+    unaccused = "not confirmed" if verdict.unconfirmed else "nothing found"
     properties = {
-        "verdict": "suspicious"
-        if verdict.suspicious
-        else "not confirmed"
-        if verdict.unconfirmed
-        else "nothing found",
+        "verdict": "suspicious" if verdict.suspicious else unaccused,
         "alarm": repr(verdict.alarm),
         "clean-models": str(verdict.clean_models),
         "seed": str(report.seed),

@@ -91,7 +91,7 @@ class ScanReport(Record):
         if self.verdict.suspicious:
             return f"suspicious: a backdoor for {quoted(self.verdict.targets)} is likely"
         if self.verdict.unconfirmed:
-            return f"not confirmed: {standing_out(self.verdict)}, but no trigger that works was found"
+            return f"not confirmed: {standing_out(self.verdict.unconfirmed)}"
         return "nothing found"
 
     @property
@@ -105,10 +105,10 @@ def quoted(names: tuple[str, ...]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def standing_out(verdict: Verdict) -> str:
-    """Says which classes stand out unconfirmed, as a clause."""
-    names = verdict.unconfirmed
-    return f"{quoted(names)} stand{'s' if len(names) == 1 else ''} out as a target does"
+def standing_out(names: tuple[str, ...]) -> str:
+    """Says of classes that they stand out unconfirmed, as a sentence without a period."""
+    verb = "stands" if len(names) == 1 else "stand"
+    return f"{quoted(names)} {verb} out as a target does, but no trigger that works was found"
 
 
 def number(value: float) -> str:

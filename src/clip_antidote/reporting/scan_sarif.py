@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip_antidote.reporting.sarif import Level, SarifArtifact, SarifResult, SarifRule, atlas, owasp, sarif_log
-from clip_antidote.reporting.scan_report import ScanReport, in_words
+from clip_antidote.reporting.scan_report import ScanReport, in_words, standing_out
 
 ATLAS = {
     "AML.T0018": "Manipulate AI Model",
@@ -91,8 +91,7 @@ def _verdict(report: ScanReport, file: str) -> list[SarifResult]:
         )
 
     likely = [result(SUSPECTED, "error", name, f"a backdoor for '{name}' is likely") for name in verdict.targets]
-    without = "stands out as a target does, but no trigger that works was found"
-    return likely + [result(UNCONFIRMED, "warning", name, f"'{name}' {without}") for name in verdict.unconfirmed]
+    return likely + [result(UNCONFIRMED, "warning", name, standing_out((name,))) for name in verdict.unconfirmed]
 
 
 def _warning(sentence: str, file: str) -> SarifResult:
